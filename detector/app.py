@@ -1,0 +1,306 @@
+"""Fraud detector: reads transactions and branches them into legit, fraud and dead letter, exactly once.
+
+The rule is in rule.py, the configuration in settings.py. This file is the way of a record through Kafka.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from kafka.future import Future
+from kafka.serializer import Serializer
+from kafka.structs import ConsumerGroupMetadata
+
+from rule import DEAD_LETTER, FRAUD, LEGIT, decide
+from settings import ConfigurationError, Settings
+from topics import MAX_MESSAGE_BYTES, prepare_topics
+
+BATCH_RECORDS = 10_000
+"""A transaction's records at the most. At low load a batch is what has come since the last one."""
+
+TRANSACTION_SECONDS = 8
+"""A transaction that takes longer ends the process. The broker's own limit is just above, in milliseconds: readers of
+committed records, and whoever takes over the partitions, wait behind an open transaction."""
+TRANSACTION_TIMEOUT_MS = 10_000
+
+BATCH_BYTES = 512 * 1024
+REPORT_SECONDS = 5
+
+Batch = dict[TopicPartition, list[ConsumerRecord]]
+
+log = logging.getLogger("detector")
+
+
+# --- one record ---
+
+NULL = bytes(bytearray(b"null"))  # recognised by identity, so an object of its own
+
+
+class NullSerializer(Serializer):  # type: ignore[misc]
+    """Writes a null where NULL stands, as send() refuses a null value without a key, and a null in a header."""
+
+    def serialize(self, topic: str, headers: list[tuple[str, bytes | None]], data: bytes) -> bytes | None:
+        """Return the value for the wire, and change the headers in place."""
+        for index, (name, value) in enumerate(headers):
+            if value is NULL:
+                headers[index] = (name, None)
+        return None if data is NULL else data
+
+
+def error_headers(record: ConsumerRecord, reason: str, limit: int) -> list[tuple[str, bytes]]:
+    """Return the headers that say where a dead letter comes from and why it is one, named as in KIP-1034.
+
+    The longest are left out until the record takes no more than limit bytes: one that its own topic just took would
+    not get through otherwise.
+    """
+    errors = {
+        "exception": "InvalidTransaction",
+        "message": reason,
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+    }
+    headers = [(f"__streams.errors.{name}", value.encode()) for name, value in errors.items()]
+    size = 128 + sum(map(len, (record.key or b"", record.value or b"")))  # 128: at least the framing of batch and record
+    size += sum(len(name.encode()) + len(value or b"") + 10 for name, value in record.headers)
+    while headers and size + sum(len(name) + len(value) + 10 for name, value in headers) > limit:
+        headers.remove(max(headers, key=lambda header: len(header[1])))
+    return headers
+
+
+def forward(producer: KafkaProducer, record: ConsumerRecord, topic: str, headers: list[tuple[str, Any]]) -> Future:
+    """Send a record on as it came: key, value, headers, partition and timestamp (milliseconds)."""
+    return producer.send(
+        topic,
+        value=NULL if record.value is None else record.value,
+        key=record.key,
+        headers=[(name, NULL if value is None else value) for name, value in headers] if headers else headers,
+        partition=record.partition,
+        timestamp_ms=record.timestamp,
+    )
+
+
+# --- one batch ---
+
+
+class DeliveryError(KafkaError):  # type: ignore[misc]
+    """Kafka did not take a record; the message says which, and why."""
+
+
+@contextmanager
+def transaction(producer: KafkaProducer, batch: Batch, group: ConsumerGroupMetadata) -> Iterator[list[Future]]:
+    """One Kafka transaction: what is sent inside, and the offsets of the batch, are committed together or not at all.
+
+    The block appends the future of each send. An error leaves the transaction open, for the process to end: a
+    restarted one begins by aborting it.
+    """
+    signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # the calls below have no timeout of their own
+    producer.begin_transaction()
+    sent: list[Future] = []
+    yield sent
+    offsets = {partition: OffsetAndMetadata(records[-1].offset + 1) for partition, records in batch.items()}
+    producer.send_offsets_to_transaction(offsets, group)
+    producer.flush()
+    for record, future in zip(chain.from_iterable(batch.values()), sent, strict=True):
+        if not future.succeeded():  # neither the flush nor the commit would fail for it
+            raise DeliveryError(f"{record.topic}[{record.partition}] offset {record.offset}: {future.exception!r}")
+    producer.commit_transaction()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def route(settings: Settings, producer: KafkaProducer, batch: Batch, sent: list[Future], limit: int) -> Counter[str]:
+    """Send each record of the batch to its topic, and return how many went each way."""
+    counts: Counter[str] = Counter()
+    topics = settings.routes
+    for records in batch.values():
+        for record in records:
+            decision = decide(record.value)
+            headers = record.headers
+            if decision.route is DEAD_LETTER:
+                headers = headers + error_headers(record, decision.reason, limit)
+            sent.append(forward(producer, record, topics[decision.route], headers))
+            counts[decision.route] += 1
+    return counts
+
+
+# --- the loop ---
+
+
+class Signals:
+    """SIGTERM and SIGINT set a flag that the loop looks at. SIGALRM, the watchdog's, ends a process that hangs."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGALRM, self._end)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def _end(self, signum: int, frame: FrameType | None) -> None:
+        calls = " > ".join(call.name for call in traceback.extract_stack(frame))
+        log.error("A transaction took more than %s s, ending. It hung in %s", TRANSACTION_SECONDS, calls)
+        os._exit(1)
+
+
+class Report:
+    """A line of counters every few seconds, and with it the heartbeat for the container's health check."""
+
+    def __init__(self, heartbeat_file: str) -> None:
+        self.heartbeat_file = heartbeat_file
+        self.counts: Counter[str] = Counter()
+        self.next_offsets: dict[TopicPartition, int] = {}
+        self.time, self.total = time.monotonic(), 0
+
+    def tick(self, consumer: KafkaConsumer, now: bool = False) -> None:
+        """Write the line if it is time for it, or now."""
+        elapsed, total = time.monotonic() - self.time, self.counts.total()
+        if elapsed < REPORT_SECONDS and not now:
+            return
+        ends = {partition: consumer.highwater(partition) or 0 for partition in consumer.assignment()}
+        log.info(
+            "rate=%.0f/s legit=%d fraud=%d dead_letters=%d lag=%d",
+            (total - self.total) / elapsed,
+            *(self.counts[route] for route in (LEGIT, FRAUD, DEAD_LETTER)),
+            sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items()),
+        )
+        self.time, self.total = time.monotonic(), total
+        if self.heartbeat_file:
+            Path(self.heartbeat_file).touch()
+
+
+def rewind(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
+    """Go back to the committed offset of each assigned partition, and return them.
+
+    The client keeps its position where a rebalance gives back a partition that another instance had in between.
+    """
+    offsets = {}
+    for partition in consumer.assignment():
+        offset = consumer.committed(partition, timeout_ms=2 * TRANSACTION_TIMEOUT_MS)
+        if offset is None:
+            consumer.seek_to_beginning(partition)
+        else:
+            consumer.seek(partition, offset)
+        offsets[partition] = offset or 0
+    return offsets
+
+
+def detect(
+    settings: Settings, consumer: KafkaConsumer, producer: KafkaProducer, limit: int, signals: Signals
+) -> Report:
+    """Branch transactions until a signal says stop. Raises KafkaError; what was in hand is then not committed."""
+    report = Report(settings.heartbeat_file)
+    member = None
+    while not signals.stopping:
+        batch = consumer.poll(timeout_ms=100)
+        group = consumer.group_metadata()
+        report.tick(consumer)
+        if not batch:
+            continue
+        if group.generation_id < 0:  # Kafka would take the offsets of such a member unchecked
+            raise KafkaError(f"this instance has dropped out of the group {group.group_id}")
+        if member != (group.generation_id, group.member_id):
+            member = (group.generation_id, group.member_id)
+            report.next_offsets = rewind(consumer)
+            continue
+        with transaction(producer, batch, group) as sent:
+            counts = route(settings, producer, batch, sent, limit)
+        report.counts += counts
+        report.next_offsets |= {partition: records[-1].offset + 1 for partition, records in batch.items()}
+    report.tick(consumer, now=True)
+    return report
+
+
+# --- start and end ---
+
+
+def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **config: object) -> Any:
+    """Return a client of this class once Kafka answers. A signal to stop ends the process meanwhile."""
+    kafka_log = logging.getLogger("kafka")
+    kafka_log.setLevel(logging.CRITICAL)  # a dozen lines for each attempt otherwise
+    while not signals.stopping:
+        try:
+            connected = client(bootstrap_servers=settings.broker_url.split(","), bootstrap_timeout_ms=3000, **config)
+            kafka_log.setLevel(logging.WARNING)
+            return connected
+        except (KafkaConnectionError, KafkaTimeoutError):
+            log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again", settings.broker_url)
+    sys.exit(0)
+
+
+def run(settings: Settings, signals: Signals) -> None:
+    """Connect, detect, and leave the group. Raises ConfigurationError (topics) and KafkaError."""
+    admin = connect(KafkaAdminClient, settings, signals)
+    limits = prepare_topics(admin, settings)
+    admin.close()
+    producer = connect(
+        KafkaProducer,
+        settings,
+        signals,
+        transactional_id=settings.transactional_id,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        value_serializer=NullSerializer(),
+        batch_size=min(BATCH_BYTES, *limits.values()),
+        max_request_size=MAX_MESSAGE_BYTES,
+        retry_backoff_ms=5,  # each transaction waits once for the markers of the one before
+        request_timeout_ms=5000,
+        delivery_timeout_ms=6000,
+        max_block_ms=6000,
+    )
+    producer.init_transactions()  # ends what a predecessor of the same transactional.id left open
+    consumer = connect(
+        KafkaConsumer,
+        settings,
+        signals,
+        group_id=settings.consumer_group,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        max_poll_records=BATCH_RECORDS,
+        session_timeout_ms=6000,  # the shortest that a broker allows by default: how long a killed instance is missed
+        heartbeat_interval_ms=2000,
+    )
+    consumer.subscribe([settings.transactions_topic])
+    try:
+        report = detect(settings, consumer, producer, limits[settings.dead_letter_topic], signals)
+    finally:
+        consumer.close(timeout_ms=3000)
+    producer.close(timeout=3)
+    log.info("Stopped: %s", dict(report.counts))
+
+
+def main() -> int:
+    """Run the detector. The exit code is 0 after a signal, 1 where Kafka failed and 2 for bad configuration."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # The client sends in a thread of its own. Taking turns less often, the two threads wait less for each other.
+    sys.setswitchinterval(0.05)
+    signals = Signals()
+    try:
+        settings = Settings.from_env(os.environ)
+        log.info("Starting with %s", settings)
+        run(settings, signals)
+    except ConfigurationError as error:
+        log.error("%s", error)
+        return 2
+    except KafkaError as error:
+        log.error("Kafka failed, ending; a restart continues from the committed offsets: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

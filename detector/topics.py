@@ -1,0 +1,48 @@
+"""The topics that the detector writes to: created where they are missing, checked where they are there."""
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAlreadyExistsError
+
+from settings import ConfigurationError, Settings
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""The largest record batch that a topic of ours takes. More than Kafka's 1 MB: what came in compressed goes out as it
+is, and a dead letter has headers on top."""
+
+
+def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, int]:
+    """Create the topics that do not exist yet, and return the largest message of each output topic, in bytes.
+
+    A record keeps its partition, so an output topic has as many partitions as the input. Raises ConfigurationError
+    where one that exists has fewer.
+    """
+    source, outputs = settings.transactions_topic, list(settings.routes.values())
+    _create_missing(admin, {source: {}})
+    partitions = _partitions(admin, [source])[source]
+    options = {"num_partitions": partitions, "configs": {"max.message.bytes": str(MAX_MESSAGE_BYTES)}}
+    _create_missing(admin, {topic: options for topic in outputs})
+    for topic, count in _partitions(admin, outputs).items():
+        if count < partitions:
+            raise ConfigurationError(
+                f"{topic} has {count} partitions, fewer than the {partitions} of {source}:"
+                f" kafka-topics --alter --topic {topic} --partitions {partitions}"
+            )
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic, ["max.message.bytes"]) for topic in outputs]
+    configs = admin.describe_configs(resources, config_filter="all")["topic"]
+    return {topic: int(configs[topic]["max.message.bytes"]["value"]) for topic in outputs}
+
+
+def _create_missing(admin: KafkaAdminClient, topics: dict[str, dict[str, object]]) -> None:
+    existing = set(admin.list_topics())
+    missing = {topic: options for topic, options in topics.items() if topic not in existing}
+    for topic, options in missing.items():
+        try:
+            admin.create_topics({topic: options})
+        except TopicAlreadyExistsError:  # another instance, or the generator, was faster
+            pass
+    admin.wait_for_topics(list(missing))
+
+
+def _partitions(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
+    return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(topics)}
