@@ -21,12 +21,12 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetad
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from kafka.future import Future
-from kafka.serializer import Serializer
+from kafka.serializer.abstract import Serializer
 from kafka.structs import ConsumerGroupMetadata
-
-from rule import DEAD_LETTER, FRAUD, LEGIT, decide
 from settings import ConfigurationError, Settings
 from topics import MAX_MESSAGE_BYTES, prepare_topics
+
+from rule import DEAD_LETTER, FRAUD, LEGIT, decide
 
 BATCH_RECORDS = 10_000
 """A transaction's records at the most. At low load a batch is what has come since the last one."""
@@ -49,14 +49,11 @@ log = logging.getLogger("detector")
 NULL = bytes(bytearray(b"null"))  # recognised by identity, so an object of its own
 
 
-class NullSerializer(Serializer):  # type: ignore[misc]
-    """Writes a null where NULL stands, as send() refuses a null value without a key, and a null in a header."""
+class NullSerializer(Serializer):
+    """Writes a null for NULL: send() itself refuses a null value that has no key."""
 
-    def serialize(self, topic: str, headers: list[tuple[str, bytes | None]], data: bytes) -> bytes | None:
-        """Return the value for the wire, and change the headers in place."""
-        for index, (name, value) in enumerate(headers):
-            if value is NULL:
-                headers[index] = (name, None)
+    def serialize(self, topic: str, headers: object, data: bytes) -> bytes | None:
+        """Return the value for the wire."""
         return None if data is NULL else data
 
 
@@ -74,29 +71,32 @@ def error_headers(record: ConsumerRecord, reason: str, limit: int) -> list[tuple
         "offset": str(record.offset),
     }
     headers = [(f"__streams.errors.{name}", value.encode()) for name, value in errors.items()]
-    size = 128 + sum(map(len, (record.key or b"", record.value or b"")))  # 128: at least the framing of batch and record
+    size = 128 + sum(
+        map(len, (record.key or b"", record.value or b""))
+    )  # 128: at least the framing of batch and record
     size += sum(len(name.encode()) + len(value or b"") + 10 for name, value in record.headers)
     while headers and size + sum(len(name) + len(value) + 10 for name, value in headers) > limit:
         headers.remove(max(headers, key=lambda header: len(header[1])))
     return headers
 
 
-def forward(producer: KafkaProducer, record: ConsumerRecord, topic: str, headers: list[tuple[str, Any]]) -> Future:
+def forward(producer: KafkaProducer, record: ConsumerRecord, topic: str, headers: list[tuple[str, bytes]]) -> Future:
     """Send a record on as it came: key, value, headers, partition and timestamp (milliseconds)."""
-    return producer.send(
+    future: Future = producer.send(
         topic,
         value=NULL if record.value is None else record.value,
         key=record.key,
-        headers=[(name, NULL if value is None else value) for name, value in headers] if headers else headers,
+        headers=[(name, value or b"") for name, value in headers],  # the client cannot write a null in a header
         partition=record.partition,
         timestamp_ms=record.timestamp,
     )
+    return future
 
 
 # --- one batch ---
 
 
-class DeliveryError(KafkaError):  # type: ignore[misc]
+class DeliveryError(KafkaError):
     """Kafka did not take a record; the message says which, and why."""
 
 
@@ -284,7 +284,7 @@ def run(settings: Settings, signals: Signals) -> None:
 
 
 def main() -> int:
-    """Run the detector. The exit code is 0 after a signal, 1 where Kafka failed and 2 for bad configuration."""
+    """Return the exit code: 0 after a signal, 1 where Kafka failed, 2 for bad configuration."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # The client sends in a thread of its own. Taking turns less often, the two threads wait less for each other.
     sys.setswitchinterval(0.05)

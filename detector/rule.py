@@ -6,14 +6,15 @@ A value is one transaction: a JSON object with `source` and `target` (strings, n
 
 import json
 import re
+import sys
 from typing import Any, NamedTuple, NoReturn
 
 FRAUD_AMOUNT = 900
 """From this amount on a transaction counts as fraud: the tutorial's limit, in whatever currency it is."""
 
 MAX_DIGITS = 4300
-"""The longest integer that counts as a number: Python's own limit (sys.set_int_max_str_digits), named here so that an
-interpreter or an environment with another limit decides alike."""
+"""The longest integer that counts as a number: Python's default, made sure of whatever the environment says."""
+sys.set_int_max_str_digits(MAX_DIGITS)
 
 LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead letter"
 

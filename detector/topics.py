@@ -3,7 +3,6 @@
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError
-
 from settings import ConfigurationError, Settings
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -21,7 +20,7 @@ def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, int
     _create_missing(admin, {source: {}})
     partitions = _partitions(admin, [source])[source]
     options = {"num_partitions": partitions, "configs": {"max.message.bytes": str(MAX_MESSAGE_BYTES)}}
-    _create_missing(admin, {topic: options for topic in outputs})
+    _create_missing(admin, dict.fromkeys(outputs, options))
     for topic, count in _partitions(admin, outputs).items():
         if count < partitions:
             raise ConfigurationError(

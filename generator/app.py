@@ -161,6 +161,7 @@ def connect(settings: Settings, signals: Signals) -> KafkaProducer:
                 # Idempotent, as by default: a retry is not written twice.
                 batch_size=256 * 1024,
                 linger_ms=5,
+                max_block_ms=10_000,  # how long the first send waits for the topic; a signal waits as long
             )
             kafka_log.setLevel(logging.WARNING)
             return producer
@@ -185,7 +186,7 @@ def run(settings: Settings, signals: Signals) -> int:
 
 
 def main() -> int:
-    """Run the generator. The exit code is 0 at the limit or after a signal, 1 where Kafka failed, 2 for bad settings."""
+    """Return the exit code: 0 at the limit or after a signal, 1 where Kafka failed, 2 for bad configuration."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     signals = Signals()
     try:

@@ -1,0 +1,70 @@
+"""Bad configuration ends either service at once: exit code 2 and one line with variable, value and remedy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GENERATOR = {
+    "KAFKA_BROKER_URL": "localhost:1",
+    "TRANSACTIONS_TOPIC": "queueing.transactions",
+    "TRANSACTIONS_PER_SECOND": "1000",
+}
+DETECTOR = {
+    "KAFKA_BROKER_URL": "localhost:1",
+    "TRANSACTIONS_TOPIC": "queueing.transactions",
+    "LEGIT_TOPIC": "streaming.transactions.legit",
+    "FRAUD_TOPIC": "streaming.transactions.fraud",
+    "DEAD_LETTER_TOPIC": "streaming.transactions.dead-letter",
+}
+BROKERS = [
+    ("broker", "host:port"),
+    ("broker:", "host:port"),
+    ("kafka://broker:9092", "host:port"),
+    (":9092", "host:port"),
+]
+TOPICS = [
+    ("a topic", "name of a topic"),
+    ("..", "name of a topic"),
+    ("x" * 250, "name of a topic"),
+    ("ö", "name of a topic"),
+]
+RATES = [(value, "number above 0") for value in ("abc", "-1", "0", "0.0", "nan", "inf", "1,000", "1 000")]
+CASES = [
+    *[("generator", name, "", "not set") for name in GENERATOR],
+    *[("detector", name, "", "not set") for name in DETECTOR],
+    *[(service, "KAFKA_BROKER_URL", *case) for service in ("generator", "detector") for case in BROKERS],
+    *[("generator", "TRANSACTIONS_TOPIC", *case) for case in TOPICS],
+    *[("detector", name, *TOPICS[0]) for name in DETECTOR if name.endswith("_TOPIC")],
+    *[("generator", "TRANSACTIONS_PER_SECOND", *case) for case in RATES],
+    *[("generator", "TRANSACTIONS_LIMIT", value, "whole number above 0") for value in ("0", "-1", "1.5", "many")],
+    ("detector", "LEGIT_TOPIC", "streaming.transactions.fraud", "each of the four its own"),
+    ("detector", "DEAD_LETTER_TOPIC", "queueing.transactions", "each of the four its own"),
+    ("detector", "CONSUMER_GROUP", "fraud detector", "without spaces"),
+    ("detector", "TRANSACTIONAL_ID", "fraud detector", "without spaces"),
+]
+
+
+@pytest.mark.parametrize(("service", "variable", "value", "remedy"), CASES)
+def test_bad_configuration(service: str, variable: str, value: str, remedy: str) -> None:
+    """The line names the variable (or the topic that is there twice), its value, and what would be right."""
+    environ = {**os.environ, **(GENERATOR if service == "generator" else DETECTOR), variable: value}
+    ended = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=ROOT / service,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert remedy in ended.stderr
+    assert value in ended.stderr
+    if "its own" not in remedy:
+        assert variable in ended.stderr

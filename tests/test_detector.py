@@ -1,0 +1,245 @@
+"""The detector on a real broker: what goes where, byte for byte, and what survives what."""
+
+import base64
+import json
+import random
+import signal
+
+import pytest
+from kafka import KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
+
+from embedded import Cluster
+from harness import ROOT, Pipeline, Record, transaction
+
+CORPUS = ROOT / "detector/tests/corpus.jsonl"
+
+
+def as_written(records: list[Record]) -> list[Record]:
+    """Return the records without their offsets, which differ from topic to topic."""
+    return [record._replace(offset=None) for record in records]
+
+
+def errors(record: Record) -> dict[str, str]:
+    """Return the headers that the detector adds to a dead letter."""
+    prefix = "__streams.errors."
+    return {name.removeprefix(prefix): value.decode() for name, value in record.headers if name.startswith(prefix)}
+
+
+def test_the_corpus_comes_out_exactly_once(pipeline: Pipeline) -> None:
+    """Every case of the corpus, in one run, comes out once, in its topic, with its bytes; the detector lives on."""
+    cases = [json.loads(line) for line in CORPUS.read_text().splitlines()]
+    records = [
+        Record(
+            None if case["value_b64"] is None else base64.b64decode(case["value_b64"]),
+            key=case["name"].encode(),
+            timestamp=1,
+        )
+        for case in cases
+    ]
+    pipeline.write(records)
+    with pipeline.service("detector") as detector:
+        pipeline.drain()
+        assert detector.process.poll() is None
+        assert detector.stop() == 0
+    for topic, expected in zip(pipeline.outputs, ("legit", "fraud", "dead_letter"), strict=True):
+        there = [record._replace(offset=None, headers=()) for record in pipeline.read(topic)]
+        assert there == [r for r, case in zip(records, cases, strict=True) if case["expected"] == expected]
+
+
+RECORDS = [
+    Record(transaction(10), None, (), 1_000),
+    Record(transaction(900), b"", (("a", b"1"), ("a", b"2"), ("", b"")), 2_000),
+    Record(transaction(899.99), b"\x00\xff", (("é", b"\xff\x00"),), 0),
+    Record(transaction(1e3), b"k", (), 1_893_456_000_000),
+    Record(b"no transaction", b"k", (("a", b"1"),), 3_000),
+    Record(None, None, (), 4_000),
+    Record(None, b"k", (("a", b"1"),), 5_000),
+    Record(b"", None, (), 6_000),
+]
+
+
+def test_records_are_passed_on_as_they_came(pipeline: Pipeline) -> None:
+    """Key, value, headers and timestamp stay as they are, nulls, empty ones and duplicates included."""
+    pipeline.write(RECORDS)
+    with pipeline.service("detector"):
+        pipeline.drain()
+    assert as_written(pipeline.read(pipeline.legit)) == [RECORDS[0], RECORDS[2]]
+    assert as_written(pipeline.read(pipeline.fraud)) == [RECORDS[1], RECORDS[3]]
+    dead = pipeline.read(pipeline.dead_letter)
+    assert [r._replace(offset=None, headers=r.headers[: len(r.headers) - 5]) for r in dead] == RECORDS[4:]
+
+
+def test_a_null_in_a_header_becomes_an_empty_one(cluster: Cluster, pipeline: Pipeline) -> None:
+    """The client cannot write a header without a value: it goes on as an empty one, and the record as it should."""
+    properties = ("parse.headers=true", "headers.delimiter=|", "null.marker=NULL")
+    value = transaction(10).decode()
+    cluster.tool(
+        "kafka-console-producer",
+        *("--topic", pipeline.transactions),
+        *(word for setting in properties for word in ("--property", setting)),
+        input=f"a:NULL,b:1|{value}\n",
+    )
+    with pipeline.service("detector"):
+        pipeline.drain()
+    (record,) = pipeline.read(pipeline.legit)
+    assert (record.value, record.headers) == (value.encode(), (("a", b""), ("b", b"1")))
+
+
+def test_a_header_name_that_the_client_cannot_read_is_named(pipeline: Pipeline) -> None:
+    """A header name that is not UTF-8 is beyond the client: the detector ends with exit code 1, and loses nothing."""
+
+    class Name(str):
+        def encode(self, *_: object) -> bytes:
+            return b"\xff"
+
+    pipeline.write([Record(transaction(10)), Record(transaction(10), headers=((Name("name"), b""),))])
+    with pipeline.service("detector") as detector:
+        assert detector.wait() == 1
+        assert "UnicodeDecodeError('utf-8'" in detector.log
+        assert "Traceback" not in detector.log
+
+
+def test_a_dead_letter_says_where_it_comes_from_and_why(cluster: Cluster, pipeline: Pipeline) -> None:
+    """Its headers are named as in KIP-1034, and come after the record's own."""
+    pipeline.write([Record(transaction(10)), Record(b"no transaction", headers=(("own", b"header"),)), Record(None)])
+    with pipeline.service("detector"):
+        pipeline.drain()
+    dead = pipeline.read(pipeline.dead_letter)
+    where = {"exception": "InvalidTransaction", "topic": pipeline.transactions, "partition": "0"}
+    assert dead[0].headers[0] == ("own", b"header")
+    assert errors(dead[0]) == {**where, "offset": "1", "message": "not JSON: Expecting value at character 0"}
+    assert errors(dead[1]) == {**where, "offset": "2", "message": "no value"}
+
+
+def test_a_dead_letter_at_the_size_limit_gets_through(pipeline: Pipeline) -> None:
+    """A record that its topic just takes goes to a dead-letter topic of the same limit, with the headers that fit."""
+    limit = 1_048_588  # Kafka's default, for a batch with its framing
+    pipeline.create(pipeline.dead_letter)
+    sizes = [*range(limit - 80, limit - 60), *range(limit - 400, limit - 80, 16)]
+    written = []
+    for size in sizes:
+        record = Record(b"x" * size, timestamp=1)
+        try:
+            pipeline.write([record])
+        except MessageSizeTooLargeError:
+            continue
+        written.append(record)
+    assert 20 < len(written) < len(sizes)
+    with pipeline.service("detector") as detector:
+        pipeline.drain()
+        assert detector.process.poll() is None
+    dead = pipeline.read(pipeline.dead_letter)
+    assert [record.value for record in dead] == [record.value for record in written]
+    assert {len(record.headers) for record in dead} == {0, 1, 2, 3, 4, 5}
+
+
+def test_what_came_in_compressed_goes_out_whole(pipeline: Pipeline) -> None:
+    """5 MB that were 5 kB in the compressed input are more than Kafka's usual limit, and get through all the same."""
+    records = [
+        Record(b"x" * 5_000_000, timestamp=1),
+        Record(transaction(900, note="x" * 5_000_000), timestamp=1),
+        Record(transaction(10, note="x" * 5_000_000), timestamp=1),
+    ]
+    pipeline.write(records, compression_type="gzip", batch_size=1)
+    with pipeline.service("detector"):
+        pipeline.drain()
+    assert as_written(pipeline.read(pipeline.legit)) == records[2:]
+    assert as_written(pipeline.read(pipeline.fraud)) == records[1:2]
+    assert [record.value for record in pipeline.read(pipeline.dead_letter)] == [records[0].value]
+
+
+def test_order_per_partition_is_kept(cluster: Cluster, pipeline: Pipeline) -> None:
+    """A record from partition p goes to partition p of its output topic, in the order of the input."""
+    many = Pipeline(pipeline.broker_url, partitions=5)
+    many.create(many.transactions)
+    draw = random.Random(1)
+    records = [
+        Record(transaction(draw.choice((10, 900)), n=n), partition=draw.randrange(5), timestamp=1)
+        for n in range(20_000)
+    ]
+    many.write(records)
+    with many.service("detector"):
+        many.drain()
+    for topic, amount in ((many.legit, b" 10,"), (many.fraud, b" 900,")):
+        expected = [r for p in range(5) for r in records if r.partition == p and amount in (r.value or b"")]
+        assert as_written(many.read(topic)) == expected
+
+
+def test_missing_topics_are_created_with_as_many_partitions(cluster: Cluster, pipeline: Pipeline) -> None:
+    """Output topics that do not exist get the partitions of the input, and so does the input the broker's default."""
+    many = Pipeline(pipeline.broker_url, partitions=7)
+    many.create(many.transactions)
+    none = Pipeline(pipeline.broker_url)
+    with many.service("detector") as one, none.service("detector") as other, many.admin() as admin:
+        for detector in (one, other):
+            detector.wait_for("rate=")
+        for wanted, topics in ((7, many), (4, none)):
+            described = admin.describe_topics([topics.transactions, *topics.outputs])
+            assert [len(topic["partitions"]) for topic in described] == [wanted] * 4
+
+
+def test_an_output_topic_with_too_few_partitions_ends_it(cluster: Cluster, pipeline: Pipeline) -> None:
+    """It ends with exit code 2, naming the topic, both numbers and the remedy; mended so, it starts."""
+    many = Pipeline(pipeline.broker_url, partitions=3)
+    many.create(many.transactions)
+    many.create(many.fraud, partitions=2)
+    with many.service("detector") as detector:
+        assert detector.wait() == 2
+        remedy = f"kafka-topics --alter --topic {many.fraud} --partitions 3"
+        assert f"{many.fraud} has 2 partitions, fewer than the 3 of {many.transactions}: {remedy}" in detector.log
+    with many.admin() as admin:
+        admin.create_partitions({many.fraud: 3})
+    with many.service("detector") as detector:
+        detector.wait_for("rate=")
+
+
+def test_only_committed_records_are_read(pipeline: Pipeline) -> None:
+    """What an aborted transaction wrote to the input is in no output."""
+    pipeline.write([Record(transaction(1), timestamp=1)], transactional_id=f"{pipeline.name}-commit")
+    producer = KafkaProducer(bootstrap_servers=pipeline.broker_url, transactional_id=f"{pipeline.name}-abort")
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.send(pipeline.transactions, transaction(2), partition=0)
+    producer.flush()
+    producer.abort_transaction()
+    producer.close()
+    pipeline.write([Record(transaction(3), timestamp=1)])
+    with pipeline.service("detector"):
+        pipeline.drain()
+    assert [r.value for r in pipeline.read(pipeline.legit)] == [transaction(1), transaction(3)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(pipeline: Pipeline, number: signal.Signals) -> None:
+    """It finishes the batch in hand, leaves the group and ends with exit code 0; the next one goes on from there."""
+    pipeline.write([Record(transaction(10)) for _ in range(30_000)])
+    with pipeline.service("detector") as detector, pipeline.admin() as admin:
+        detector.wait_for("Starting")
+        while pipeline.count(pipeline.transactions) == pipeline.lag():
+            assert detector.process.poll() is None, detector.log
+        assert detector.stop(number) == 0
+        assert "Stopped: " in detector.log
+        group = admin.describe_groups([pipeline.name])[pipeline.name]
+        assert group["members"] == []
+    with pipeline.service("detector"):
+        pipeline.drain()
+    assert len(pipeline.read(pipeline.legit)) == 30_000
+
+
+def test_two_on_one_host_share_the_partitions(cluster: Cluster, pipeline: Pipeline) -> None:
+    """With a TRANSACTIONAL_ID each, two detectors split the partitions between them, and double nothing."""
+    many = Pipeline(pipeline.broker_url, partitions=4)
+    many.create(many.transactions)
+    with (
+        many.service("detector", TRANSACTIONAL_ID=f"{many.name}-1") as one,
+        many.service("detector", TRANSACTIONAL_ID=f"{many.name}-2") as two,
+    ):
+        for detector in (one, two):
+            detector.wait_for("rate=")
+        many.write([Record(transaction(10, n=n), partition=n % 4) for n in range(20_000)])
+        many.drain()
+        for detector in (one, two):
+            assert detector.stop() == 0
+            assert "Stopped: {'legit': 10000}" in detector.log
+    assert len({record.value for record in many.read(many.legit)}) == len(many.read(many.legit)) == 20_000

@@ -1,0 +1,85 @@
+"""The generator on a real broker: what it writes, how many, how fast, and how it ends."""
+
+import re
+import signal
+
+import pytest
+
+from embedded import Cluster
+from harness import Pipeline, wait_until
+from rule import FRAUD, LEGIT, decide
+
+
+def totals(log: str) -> tuple[int, int]:
+    """Return what the last line says of delivered and undelivered transactions."""
+    found = re.search(r"Stopped: delivered=(\d+) not_delivered=(\d+)\n$", log)
+    assert found, log
+    return int(found[1]), int(found[2])
+
+
+def test_the_limit_is_delivered_exactly(pipeline: Pipeline) -> None:
+    """It stops by itself after TRANSACTIONS_LIMIT, all acknowledged, with exit code 0; each is a valid transaction."""
+    with pipeline.service("generator", TRANSACTIONS_PER_SECOND="unlimited", TRANSACTIONS_LIMIT="12345") as generator:
+        assert generator.wait() == 0
+        assert totals(generator.log) == (12_345, 0)
+    values = [record.value for record in pipeline.read(pipeline.transactions)]
+    assert len(values) == len(set(values)) == 12_345
+    routes = [decide(value).route for value in values]
+    assert routes.count(FRAUD) + routes.count(LEGIT) == 12_345
+    assert 1_000 < routes.count(FRAUD) < 1_500
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(pipeline: Pipeline, number: signal.Signals) -> None:
+    """It stops creating, waits for what is in flight, logs the totals, and ends with exit code 0."""
+    with pipeline.service("generator") as generator:
+        generator.wait_for("rate=")
+        assert generator.stop(number) == 0
+        delivered, lost = totals(generator.log)
+    assert lost == 0
+    assert delivered == len(pipeline.read(pipeline.transactions)) > 0
+
+
+def test_the_rate_asked_for_is_the_rate_delivered(pipeline: Pipeline) -> None:
+    """By the records' own timestamps, 1,000 a second are 1,000 a second; a sleep for each would reach some 650."""
+    with pipeline.service("generator", TRANSACTIONS_LIMIT="8000") as generator:
+        assert generator.wait() == 0
+    stamps = [record.timestamp or 0 for record in pipeline.read(pipeline.transactions)]
+    assert len(stamps) / (max(stamps) - min(stamps)) * 1000 == pytest.approx(1000, rel=0.05)
+
+
+def test_a_slow_rate_is_kept_as_well(pipeline: Pipeline) -> None:
+    """At 2.5 a second, three take 1.2 seconds and have 400 milliseconds between them."""
+    with pipeline.service("generator", TRANSACTIONS_PER_SECOND="2.5", TRANSACTIONS_LIMIT="3") as generator:
+        assert generator.wait() == 0
+    stamps = [record.timestamp or 0 for record in pipeline.read(pipeline.transactions)]
+    assert stamps[2] - stamps[0] == pytest.approx(800, abs=200)
+
+
+def test_what_cannot_be_delivered_is_counted_and_logged(cluster: Cluster, pipeline: Pipeline) -> None:
+    """A topic that takes no record of that size refuses them all: that is logged, counted, and exit code 1."""
+    refusing = Pipeline(pipeline.broker_url)
+    refusing.create(refusing.transactions, max_message_bytes="50")
+    with refusing.service("generator", TRANSACTIONS_PER_SECOND="100") as generator:
+        generator.wait_for("rate=")
+        assert generator.stop() == 1
+        delivered, lost = totals(generator.log)
+        assert delivered == 0
+        assert lost > 100
+        assert "transactions could not be delivered" in generator.log
+        assert "MessageSizeTooLargeError" in generator.log
+    assert refusing.read(refusing.transactions) == []
+
+
+def test_it_waits_when_too_much_is_in_flight(cluster: Cluster, pipeline: Pipeline) -> None:
+    """While the broker does not answer, no more than 10,000 records wait in memory; afterwards none is lost."""
+    with pipeline.service("generator", TRANSACTIONS_PER_SECOND="unlimited", TRANSACTIONS_LIMIT="100000") as generator:
+        wait_until(lambda: pipeline.count(pipeline.transactions) > 0, 30)
+        cluster.brokers[0].pause()
+        try:
+            generator.wait_for("in_flight=10000")
+        finally:
+            cluster.brokers[0].resume()
+        assert generator.wait() == 0
+        assert totals(generator.log) == (100_000, 0)
+    assert len({record.value for record in pipeline.read(pipeline.transactions)}) == 100_000

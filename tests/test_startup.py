@@ -1,0 +1,32 @@
+"""The services survive a cluster that is not there yet."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from embedded import Cluster
+from harness import Pipeline, wait_until
+
+
+@pytest.fixture
+def absent() -> Pipeline:
+    """Topics on a broker that is not there: its port was a broker's, and is free now."""
+    with Cluster() as cluster:
+        return Pipeline(cluster.bootstrap_servers)
+
+
+def test_they_say_where_they_try_to_connect_and_start_when_it_comes(absent: Pipeline) -> None:
+    """Both go on trying, end at once on SIGTERM meanwhile, and begin their work when Kafka is there."""
+    with ExitStack() as stack:
+        for name in ("generator", "detector"):
+            with absent.service(name) as waiting:
+                waiting.wait_for(f"No Kafka at {absent.broker_url} (KAFKA_BROKER_URL) yet, trying again")
+                assert waiting.stop() == 0
+        generator = stack.enter_context(absent.service("generator", TRANSACTIONS_LIMIT="1000"))
+        detector = stack.enter_context(absent.service("detector"))
+        for service in (generator, detector):
+            service.wait_for("No Kafka at")
+        stack.enter_context(Cluster(port=int(absent.broker_url.split(":")[1])))
+        assert generator.wait() == 0
+        wait_until(lambda: len(absent.read(absent.legit)) + len(absent.read(absent.fraud)) == 1000, 30)
+        assert detector.stop() == 0
