@@ -18,7 +18,7 @@ help: ## List the targets
 
 .PHONY: engine
 engine:
-	@docker info >/dev/null 2>&1 || { echo "No Docker engine answers: start Docker, or install it first. Without it, 'make demo' and 'make test' run all the same."; exit 1; }
+	@docker info >/dev/null 2>&1 || { echo "No Docker engine answers: start Docker, or install it first. Without it 'make demo' and 'make test' run all the same."; exit 1; }
 
 .PHONY: network
 network: engine ## Create the network that both compositions share
@@ -69,12 +69,24 @@ clean: engine ## Remove everything: containers, the records in their volumes, ou
 	$(COMPOSE) down --volumes --rmi local && $(KAFKA) down --volumes
 	@$(MAKE) --no-print-directory network-rm
 
-# --- development, with Python alone ---
+# --- with Python alone: no Docker, no Java ---
 
 $(BIN)/ready: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13 …"; exit 1; }
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --require-hashes -r requirements-dev.txt
 	@touch $@
+
+.PHONY: demo
+demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20
+	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),20)
+
+.PHONY: watch
+watch: $(BIN)/ready ## The same live view on the running compositions, through localhost:29092
+	@$(BIN)/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+
+.PHONY: screenshot
+screenshot: $(BIN)/ready ## Make the picture of the live view in the README again
+	@$(BIN)/python -m demo --duration 20 --svg docs/demo.svg
 
 .PHONY: test
 test: $(BIN)/ready ## Run every test that this machine can run, and name those it cannot
@@ -83,7 +95,7 @@ test: $(BIN)/ready ## Run every test that this machine can run, and name those i
 .PHONY: lint
 lint: $(BIN)/ready ## Check format, style, types, and the workflow in .github
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
-	for service in generator detector; do (cd $$service && ../$(BIN)/mypy --config-file ../pyproject.toml *.py) || exit 1; done; $(BIN)/mypy embedded
+	for service in generator detector; do (cd $$service && ../$(BIN)/mypy --config-file ../pyproject.toml *.py) || exit 1; done; $(BIN)/mypy embedded demo
 	@if command -v actionlint >/dev/null; then actionlint; elif command -v go >/dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7; else echo "actionlint is left out: neither it nor Go is installed"; fi
 
 .PHONY: lock

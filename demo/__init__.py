@@ -1,0 +1,1 @@
+"""The pipeline on a real embedded Kafka, watched live and audited at the end."""
