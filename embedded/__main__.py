@@ -1,0 +1,71 @@
+"""Run Kafka in the foreground, or one of its console tools, out of the locked jars."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+
+from embedded import Cluster, JarError, PortTakenError, ServerError, jars
+from embedded.java import TOOLS, tool_command
+
+
+def main() -> int:
+    """Do what the command line says and return the exit code: 2 for a taken port, 1 for any other error."""
+    try:
+        if sys.argv[1:2] and sys.argv[1] in TOOLS:
+            command = tool_command(*sys.argv[1:])
+            os.execv(command[0], command)  # The tool takes this process over: its streams, signals and exit code.
+        arguments = _parse()
+        if arguments.command == "prepare":
+            print(f"{len(jars.prepare())} jars of Kafka {jars.KAFKA_VERSION} are ready in {jars.cache_folder()}")
+        elif arguments.command == "lock":
+            jars.lock()
+        else:
+            _run(arguments.brokers, arguments.port)
+    except (JarError, PortTakenError, ServerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, PortTakenError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    tools = ", ".join(TOOLS)
+    parser = argparse.ArgumentParser(
+        prog="python -m embedded", description=__doc__, epilog=f"Console tools, with their own options: {tools}"
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["run", "prepare", "lock"],
+        default="run",
+        help="run a cluster until Ctrl-C (default), or only download the jars, or resolve them anew and lock them",
+    )
+    parser.add_argument("--port", type=int, default=9092, help="port of the first broker (default: 9092)")
+    parser.add_argument("--brokers", type=int, default=1, help="number of brokers (default: 1)")
+    return parser.parse_args()
+
+
+def _run(brokers: int, port: int) -> None:
+    # Both end the block below in the same way. SIGINT too, because a shell's background jobs start with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with Cluster(brokers, port) as cluster:
+            print(
+                f"Kafka {jars.KAFKA_VERSION} is ready: bootstrap servers {cluster.bootstrap_servers}, "
+                f"ZooKeeper on port {cluster.zookeeper.port}. Ctrl-C ends it and deletes its data.",
+                flush=True,
+            )
+            while True:
+                for server in (cluster.zookeeper, *cluster.brokers):
+                    server.check()
+                time.sleep(1)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The jars of Kafka and ZooKeeper: locked by SHA-256, downloaded once by jgo, checked at every use."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from jgo.maven import MavenContext
+
+KAFKA_VERSION = "3.9.2"
+LOCK_FILE = Path(__file__).with_name("jgo.lock.toml")
+RETRY_PAUSES = (0, 1, 3)  # seconds before each attempt to download a jar
+
+
+class JarError(Exception):
+    """A jar cannot be downloaded, or is not the one of the lock file."""
+
+
+class Jar(NamedTuple):
+    """One jar of the lock file."""
+
+    coordinate: str
+    file_name: str
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's cache that keeps the jars from one run to the next."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "streaming-fraud-detection" / "jars"
+
+
+def locked_jars() -> list[Jar]:
+    """Return the jars that the committed lock file names."""
+    return [
+        Jar(
+            f"{entry['groupId']}:{entry['artifactId']}:{entry['version']}",
+            f"{entry['artifactId']}-{entry['version']}.jar",
+            entry["sha256"],
+        )
+        for entry in tomllib.loads(LOCK_FILE.read_text())["dependencies"]
+    ]
+
+
+def prepare() -> list[Path]:
+    """Return the paths of all locked jars, after downloading those that the cache lacks.
+
+    Without a missing jar this needs no network. Every jar is checked every time. Progress goes to stderr.
+
+    Raises:
+        JarError: a download fails at every attempt, or a jar has another hash than the lock file says.
+    """
+    jars, folder = locked_jars(), cache_folder()
+    if not all((folder / jar.file_name).exists() for jar in jars):
+        _download(jars, folder)
+    for jar in jars:
+        _check(jar, folder / jar.file_name)
+    return [folder / jar.file_name for jar in jars]
+
+
+def _download(jars: list[Jar], folder: Path) -> None:
+    from jgo.maven import MavenContext  # Here because it is slow to import and rarely needed.
+
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "partial"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # A second process waits here, and then finds the jars.
+        shutil.rmtree(partial, ignore_errors=True)
+        maven = MavenContext(repo_cache=partial, timeout=30)
+        missing = [jar for jar in jars if not (folder / jar.file_name).exists()]
+        if missing:
+            print(f"Downloading {len(missing)} jars of Kafka {KAFKA_VERSION}, once, to {folder}", file=sys.stderr)
+        for number, jar in enumerate(missing, 1):
+            print(f"[{number}/{len(missing)}] {jar.file_name}", file=sys.stderr)
+            # jgo writes into `partial`: a jar gets its place in `folder` only when it is whole and right.
+            path = _fetch(maven, jar)
+            _check(jar, path)
+            path.replace(folder / jar.file_name)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fetch(maven: "MavenContext", jar: Jar) -> Path:
+    artifact = maven.create_dependency(jar.coordinate).artifact
+    assert artifact.cached_path is not None
+    for pause in RETRY_PAUSES:
+        time.sleep(pause)
+        try:
+            return artifact.resolve()
+        except (OSError, RuntimeError) as error:
+            reason = error
+            artifact.cached_path.unlink(missing_ok=True)  # jgo would take a half file for the jar.
+    raise JarError(
+        f"cannot download {jar.file_name}: {reason}. Check the network and run "
+        "`python -m embedded prepare` again; the jars downloaded so far are kept."
+    )
+
+
+def _check(jar: Jar, path: Path) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != jar.sha256:
+        raise JarError(
+            f"{jar.file_name} is not the jar that {LOCK_FILE.name} locks: expected SHA-256 {jar.sha256}, "
+            f"found {found}. Delete {path} and run `python -m embedded prepare` to download it again."
+        )
+
+
+def lock() -> None:
+    """Resolve the jars of `KAFKA_VERSION` anew and write the lock file; how to move to another Kafka."""
+    from jgo.env import LockFile
+    from jgo.maven import MavenContext
+
+    with tempfile.TemporaryDirectory() as repository:
+        maven = MavenContext(repo_cache=Path(repository), timeout=30)
+        # Kafka Connect is 42 of 105 jars. No broker and none of our tools loads it.
+        connect = maven.project("org.apache.kafka", "connect-runtime")
+        wanted = [
+            maven.create_dependency(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"),
+            maven.create_dependency(f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}", exclusions=[connect]),
+            maven.create_dependency("org.slf4j:slf4j-reload4j:1.7.36"),
+        ]
+        direct, transitive = maven.resolver.resolve(wanted)
+        dependencies = direct + [jar for jar in transitive if jar.scope in ("compile", "runtime")]
+        LockFile.from_resolved_dependencies(dependencies, environment_name="kafka").save(LOCK_FILE)
