@@ -230,16 +230,33 @@ def detect(
 
 def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **config: object) -> Any:
     """Return a client of this class once Kafka answers. A signal to stop ends the process meanwhile."""
-    kafka_log = logging.getLogger("kafka")
-    kafka_log.setLevel(logging.CRITICAL)  # a dozen lines for each attempt otherwise
     while not signals.stopping:
         try:
-            connected = client(bootstrap_servers=settings.broker_url.split(","), bootstrap_timeout_ms=3000, **config)
-            kafka_log.setLevel(logging.WARNING)
-            return connected
+            return client(
+                bootstrap_servers=settings.broker_url.split(","),
+                bootstrap_timeout_ms=3000,
+                reconnect_backoff_max_ms=1000,  # a broker that is back is found again within a second, not within 30
+                **config,
+            )
         except (KafkaConnectionError, KafkaTimeoutError):
             log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again", settings.broker_url)
     sys.exit(0)
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets each message pass once in REPORT_SECONDS, without a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record goes to the log."""
+        record.exc_info = None
+        if record.created - self.passed.get(record.msg, 0) < REPORT_SECONDS:
+            return False
+        self.passed[record.msg] = record.created
+        return True
 
 
 def run(settings: Settings, signals: Signals) -> None:
@@ -274,6 +291,9 @@ def run(settings: Settings, signals: Signals) -> None:
         session_timeout_ms=6000,  # the shortest that a broker allows by default: how long a killed instance is missed
         heartbeat_interval_ms=2000,
     )
+    # Before the group is joined: without it the client can take the topic for one without partitions, and stay idle.
+    if not consumer.partitions_for_topic(settings.transactions_topic):
+        raise KafkaError(f"the partitions of {settings.transactions_topic} are not known")
     consumer.subscribe([settings.transactions_topic])
     try:
         report = detect(settings, consumer, producer, limits[settings.dead_letter_topic], signals)
@@ -286,6 +306,9 @@ def run(settings: Settings, signals: Signals) -> None:
 def main() -> int:
     """Return the exit code: 0 after a signal, 1 where Kafka failed, 2 for bad configuration."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a dozen lines for each attempt to connect otherwise
+    logging.getLogger("kafka.producer").setLevel(logging.WARNING)  # why Kafka does not take a record,
+    logging.getLogger("kafka.producer.sender").addFilter(OnceInAWhile())  # which it says at each attempt
     # The client sends in a thread of its own. Taking turns less often, the two threads wait less for each other.
     sys.setswitchinterval(0.05)
     signals = Signals()

@@ -151,20 +151,17 @@ def generate(settings: Settings, producer: KafkaProducer, signals: Signals) -> D
 
 def connect(settings: Settings, signals: Signals) -> KafkaProducer:
     """Return a producer once Kafka answers. A signal to stop ends the process meanwhile."""
-    kafka_log = logging.getLogger("kafka")
-    kafka_log.setLevel(logging.CRITICAL)  # a dozen lines for each attempt otherwise
     while not signals.stopping:
         try:
-            producer = KafkaProducer(
+            return KafkaProducer(
                 bootstrap_servers=settings.broker_url.split(","),
                 bootstrap_timeout_ms=3000,
+                reconnect_backoff_max_ms=1000,  # a broker that is back is found again within a second, not within 30
                 # Idempotent, as by default: a retry is not written twice.
                 batch_size=256 * 1024,
                 linger_ms=5,
                 max_block_ms=10_000,  # how long the first send waits for the topic; a signal waits as long
             )
-            kafka_log.setLevel(logging.WARNING)
-            return producer
         except (KafkaConnectionError, KafkaTimeoutError):
             log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again", settings.broker_url)
     sys.exit(0)
@@ -188,6 +185,7 @@ def run(settings: Settings, signals: Signals) -> int:
 def main() -> int:
     """Return the exit code: 0 at the limit or after a signal, 1 where Kafka failed, 2 for bad configuration."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a dozen lines for each attempt to connect otherwise
     signals = Signals()
     try:
         settings = Settings.from_env(os.environ)

@@ -1,0 +1,321 @@
+"""Nothing lost, nothing doubled, nothing on the wrong side, nothing out of order, whatever fails meanwhile."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from faults.trial import Instance, Trial, Verdict
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from embedded import Cluster
+from harness import ROOT, Pipeline, wait_until
+
+
+@pytest.fixture
+def trial(cluster: Cluster, request: pytest.FixtureRequest, seed: int) -> Iterator[Trial]:
+    """A trial with three partitions on the cluster of the run; the test's name names the fault."""
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    with Trial(name, Pipeline(cluster.bootstrap_servers, partitions=3), seed) as running:
+        yield running
+
+
+def judge(trial: Trial, verdicts: list[Verdict]) -> None:
+    """Look up every record; nothing may be wrong."""
+    verdict = trial.finish()
+    verdicts.append(verdict)
+    logs = "\n".join(instance.log for instance in trial.instances)
+    print(logs)
+    assert verdict.wrong == 0, f"{verdict}\n{logs}"
+    assert verdict.checked > 0
+    for instance in trial.instances:
+        assert "Traceback" not in instance.log
+        assert set(instance.exit_codes) <= {0, 1, -signal.SIGKILL}, logs
+
+
+def test_detector_killed(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """SIGKILL at a random moment, and started again."""
+    detector = trial.start()
+    for _ in range(2 * rounds):
+        trial.settle()
+        with trial.fault():
+            os.kill(detector.pid, signal.SIGKILL)
+    judge(trial, verdicts)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_detector_killed_at_commit(trial: Trial, rounds: int, verdicts: list[Verdict], moment: str) -> None:
+    """SIGKILL while the broker shows the transaction open, or right when it shows it completed."""
+    states = {"before": ("Ongoing",), "after": ("PrepareCommit", "CompleteCommit")}[moment]
+    detector = trial.start()
+    with trial.pipeline.admin() as admin:
+        for _ in range(rounds):
+            trial.settle()
+            with trial.fault():
+                while state(admin, f"{trial.pipeline.name}-0") not in states:
+                    pass
+                os.kill(detector.pid, signal.SIGKILL)
+    judge(trial, verdicts)
+
+
+def state(admin: KafkaAdminClient, transactional_id: str) -> str:
+    """Return the state of a transaction, as the broker has it."""
+    return str(admin.describe_transactions([transactional_id])[transactional_id].state.value)
+
+
+def test_detector_stopped(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """SIGTERM, exit code 0, and started again."""
+    detector = trial.start()
+    for _ in range(2 * rounds):
+        trial.settle()
+        with trial.fault():
+            os.kill(detector.pid, signal.SIGTERM)
+    judge(trial, verdicts)
+    assert set(detector.exit_codes) == {0}
+
+
+def test_zombie(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """SIGSTOP until another instance has taken over, then SIGCONT: the old one ends or rejoins, and adds nothing."""
+    one, two = trial.start(), trial.start()
+    for n in range(rounds):
+        trial.settle()
+        frozen, other = (one, two) if n % 2 else (two, one)
+        pid = frozen.pid
+        with trial.fault():
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda pid=other.pid: owns_all(trial, 1), 60)
+        os.kill(pid, signal.SIGCONT)
+        trial.wait_for_progress()
+        wait_until(lambda: owns_all(trial, 2), 60)
+    judge(trial, verdicts)
+
+
+def owns_all(trial: Trial, members: int) -> bool:
+    """Whether the group is stable with so many members."""
+    with trial.pipeline.admin() as admin:
+        group = admin.describe_groups([trial.pipeline.name])[trial.pipeline.name]
+        return group["group_state"] == "Stable" and len(group["members"]) == members
+
+
+def test_rescale(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """1, then 3, then 2 instances, while records flow."""
+    trial.start()
+    for _ in range(rounds):
+        trial.settle()
+        with trial.fault():
+            more = [trial.start(), trial.start()]
+            wait_until(lambda: owns_all(trial, 3), 60)
+        with trial.fault():
+            assert more[0].end() == 0
+            wait_until(lambda: owns_all(trial, 2), 60)
+        assert more[1].end() == 0
+    judge(trial, verdicts)
+
+
+@pytest.mark.parametrize("how", ["restarted", "killed", "paused"])
+def test_broker(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verdict], how: str) -> None:
+    """The only broker is restarted in order, killed, or does not answer for longer than the clients wait."""
+    trial.start()
+    broker = cluster.brokers[0]
+    for _ in range(rounds):
+        trial.settle()
+        with trial.fault():
+            if how == "paused":
+                broker.pause()
+                time.sleep(trial.random.uniform(8, 12))
+                broker.resume()
+            else:
+                (broker.stop if how == "restarted" else broker.kill)()
+                broker.start()
+                broker.wait_ready()
+    judge(trial, verdicts)
+
+
+def test_zookeeper_restarted(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verdict]) -> None:
+    """ZooKeeper goes and comes back under load."""
+    trial.start()
+    for _ in range(rounds):
+        trial.settle()
+        with trial.fault():
+            cluster.zookeeper.restart()
+    judge(trial, verdicts)
+
+
+def configure(trial: Trial, topic: str, name: str, value: str) -> None:
+    """Set a topic's configuration."""
+    with trial.pipeline.admin() as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {name: value})])
+
+
+def says(detector: Instance, text: str, since: int) -> None:
+    """Wait until a detector has printed the text, after so many characters."""
+    wait_until(lambda: text in detector.log[since:], 60, lambda: detector.log)
+
+
+def test_topic_refuses_the_size(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """An output topic takes no record of that size: the detector says so, and carries on once it is mended."""
+    detector = trial.start()
+    for _ in range(rounds):
+        trial.settle()
+        since = len(detector.log)
+        with trial.fault():
+            configure(trial, trial.pipeline.fraud, "max.message.bytes", "100")
+            says(detector, "MessageSizeTooLarge", since)
+            says(detector, "Kafka failed, ending", since)
+            configure(trial, trial.pipeline.fraud, "max.message.bytes", "1000000")
+    judge(trial, verdicts)
+
+
+def test_topic_lacks_replicas(rounds: int, verdicts: list[Verdict], seed: int) -> None:
+    """An output topic has too few replicas in sync: the detector says so, and carries on once there are enough."""
+    with Cluster(brokers=2) as cluster:
+        pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
+        with Trial("topic lacks replicas", pipeline, seed) as trial:
+            pipeline.create(pipeline.fraud, min_insync_replicas="2")
+            detector = trial.start()
+            for _ in range(rounds):
+                trial.settle()
+                since = len(detector.log)
+                with trial.fault():
+                    cluster.brokers[1].stop()
+                    says(detector, "NotEnoughReplicas", since)
+                    says(detector, "ending", since)
+                    cluster.brokers[1].start()
+                    cluster.brokers[1].wait_ready()
+            judge(trial, verdicts)
+
+
+def test_deleted_topic(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """An output topic is deleted: it is created again, and what comes after that is all there."""
+    trial.start()
+    trial.settle()
+    # What was in the topic is gone, and no fault of the detector's: only what follows is looked up.
+    with trial.fault(), trial.pipeline.admin() as admin:
+        admin.delete_topics([trial.pipeline.dead_letter])
+    wait_until(lambda: trial.pipeline.count(trial.pipeline.dead_letter) > 0, 60)
+    verdict = trial.finish()
+    verdicts.append(verdict)
+    assert verdict.hanging == verdict.doubled == verdict.misrouted == verdict.disordered == 0
+
+
+class Proxy:
+    """A TCP proxy before a broker, which can hold back or cut what goes through it."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self.target = target
+        self.delay = 0.0
+        self.open = threading.Event()
+        self.open.set()
+        self._sockets: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                continue
+            self._sockets += [client, server]
+            for one, other in ((client, server), (server, client)):
+                threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                self.open.wait()
+                time.sleep(self.delay)
+                target.sendall(data)
+        except OSError:
+            pass
+        for one in (source, target):
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def cut(self) -> None:
+        """End all connections, in the middle of whatever they carry."""
+        for one in self._sockets:
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        self._sockets.clear()
+
+
+@contextmanager
+def proxied() -> Iterator[tuple[Cluster, Proxy]]:
+    """A broker that has a second listener, at which it advertises a proxy."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        direct, behind, front = (server.getsockname()[1] for server in servers)
+    config = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{behind}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{front}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+    }
+    with Cluster(port=direct, config=config) as cluster:
+        yield cluster, Proxy(front, behind)
+
+
+def test_network(rounds: int, verdicts: list[Verdict], seed: int) -> None:
+    """Connections between detector and broker are cut, slow, or open with nothing coming through."""
+    with proxied() as (cluster, proxy):
+        front = proxy._server.getsockname()[1]
+        with Trial("network cut, slow, half-open", Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial:
+            trial.start(KAFKA_BROKER_URL=f"127.0.0.1:{front}")
+            for _ in range(rounds):
+                trial.settle()
+                with trial.fault():
+                    proxy.cut()
+                trial.settle()
+                with trial.fault():
+                    proxy.delay = 0.5
+                    time.sleep(5)
+                    proxy.delay = 0.0
+                trial.settle()
+                with trial.fault():
+                    proxy.open.clear()
+                    time.sleep(trial.random.uniform(8, 12))
+                    proxy.cut()
+                    proxy.open.set()
+            judge(trial, verdicts)
+
+
+def test_hostile_values(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
+    """The corpus mixed into the stream, while the detector is killed."""
+    for line in (ROOT / "detector/tests/corpus.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        data = None if case["value_b64"] is None else base64.b64decode(case["value_b64"])
+        trial.extra[data] = case["expected"]
+    detector = trial.start()
+    for _ in range(2 * rounds):
+        trial.settle()
+        with trial.fault():
+            os.kill(detector.pid, signal.SIGKILL)
+    judge(trial, verdicts)
+
+
+def test_three_brokers_bounced_in_turn(verdicts: list[Verdict], seed: int, rounds: int) -> None:
+    """With three brokers, three copies and two in sync at least, each is killed and restarted in turn."""
+    name = "three brokers, bounced in turn"
+    with Cluster(brokers=3) as cluster, Trial(name, Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial:
+        trial.start()
+        for n in range(rounds):
+            for broker in cluster.brokers:
+                trial.settle()
+                with trial.fault():
+                    (broker.kill if n % 2 else broker.stop)()
+                    broker.start()
+                    broker.wait_ready()
+        judge(trial, verdicts)

@@ -1,0 +1,261 @@
+"""A trial: records flow through detectors that are restarted as Compose does it, and faults happen meanwhile.
+
+The idea is that of Kafka's own system tests: input goes on being written while the fault is inflicted; in the end a
+sentinel is written to every partition for every route, and when all have arrived each record is looked up.
+"""
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+
+from harness import ROOT, Pipeline, Service, wait_until
+
+RECORDS_PER_SECOND = 400
+ROUTES = ("legit", "fraud", "dead_letter")
+
+
+@dataclass
+class Verdict:
+    """What became of the records of a trial."""
+
+    fault: str = ""
+    rounds: int = 0
+    checked: int = 0
+    lost: int = 0
+    doubled: int = 0
+    misrouted: int = 0
+    disordered: int = 0
+    hanging: int = 0
+    """Partitions with a transaction that never ends: their last stable offset is behind their end."""
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds from each fault to the next committed record."""
+
+    @property
+    def wrong(self) -> int:
+        """How much is not as it should be."""
+        return self.lost + self.doubled + self.misrouted + self.disordered + self.hanging
+
+
+def value(route: str, identity: str) -> bytes:
+    """Return a value that belongs to the route, and to no other record."""
+    if route == "dead_letter":
+        return f"malformed {identity}".encode()
+    amount = {"legit": 899.99, "fraud": 900}[route]
+    return json.dumps({"source": identity, "target": "bob", "amount": amount, "currency": "EUR"}).encode()
+
+
+def route_of(data: bytes) -> str:
+    """Return the route that a value was made for; not the detector's rule, on purpose."""
+    if data.startswith(b"malformed"):
+        return "dead_letter"
+    return "fraud" if b'"amount": 900,' in data else "legit"
+
+
+class Instance:
+    """A detector that is started again when it ends by itself, as by `restart: unless-stopped`."""
+
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        self.folder, self.environ = folder, environ
+        self.wanted = True
+        self.logs: list[str] = []
+        self.exit_codes: list[int] = []
+        self.service = Service(str(folder), environ)
+        self._thread = threading.Thread(target=self._restart, daemon=True)
+        self._thread.start()
+
+    def _restart(self) -> None:
+        while self.wanted:
+            if self.service.process.poll() is None:
+                time.sleep(0.02)
+                continue
+            self.exit_codes.append(self.service.process.returncode)
+            self.logs.append(self.service.log)
+            time.sleep(0.1)  # Docker's first delay
+            if self.wanted:
+                self.service = Service(str(self.folder), self.environ)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the detector that runs now."""
+        return self.service.process.pid
+
+    @property
+    def log(self) -> str:
+        """What all its processes have printed."""
+        return "".join([*self.logs, self.service.log])
+
+    def end(self, kill: bool = False) -> int:
+        """End it for good, and return the exit code."""
+        self.wanted = False
+        self._thread.join()
+        (self.service.process.kill if kill else self.service.process.terminate)()
+        return self.service.wait(30)
+
+
+class Trial:
+    """A pipeline under load, with detectors; to be used in a `with` block."""
+
+    def __init__(self, fault: str, pipeline: Pipeline, seed: int, folder: Path = ROOT / "detector") -> None:
+        self.pipeline, self.folder = pipeline, folder
+        self.verdict = Verdict(fault)
+        self.random = random.Random(seed)
+        self.instances: list[Instance] = []
+        self.extra: dict[bytes | None, str] = {}
+        """Values to be mixed in, with their routes."""
+        self._writing = True
+        self._writer = threading.Thread(target=self._write, daemon=True)
+
+    def __enter__(self) -> "Trial":
+        self.pipeline.create(self.pipeline.transactions)
+        self._reader = KafkaConsumer(
+            bootstrap_servers=self.pipeline.broker_url, isolation_level="read_committed", request_timeout_ms=3000
+        )
+        self._writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writing = False
+        for instance in self.instances:
+            instance.end(kill=True)
+        self._writer.join(30)
+        self._reader.close()
+
+    def start(self, **environ: str) -> Instance:
+        """Start one more detector, with a transactional id of its own."""
+        environ = {"TRANSACTIONAL_ID": f"{self.pipeline.name}-{len(self.instances)}"} | environ
+        instance = Instance(self.folder, self.pipeline.environ("detector", **environ))
+        self.instances.append(instance)
+        return instance
+
+    def _producer(self) -> KafkaProducer:
+        return KafkaProducer(
+            bootstrap_servers=self.pipeline.broker_url,
+            linger_ms=5,
+            request_timeout_ms=3000,
+            max_request_size=10_000_000,
+            reconnect_backoff_max_ms=500,
+        )
+
+    def _write(self) -> None:
+        # What it writes in vain or twice makes no difference: the input topic itself says what is to come out.
+        draw = random.Random(self.verdict.fault)
+        producer, extra = self._producer(), list(self.extra)
+        for n in range(10**9):
+            if not self._writing:
+                break
+            data: bytes | None = value(draw.choices(ROUTES, (85, 10, 5))[0], str(n))
+            if extra and n % 3 == 0:
+                data = extra.pop()
+            key = b"tombstone" if data is None else None
+            try:
+                producer.send(self.pipeline.transactions, data, key, partition=draw.randrange(self.pipeline.partitions))
+            except KafkaError:
+                time.sleep(0.5)
+            if n % 20 == 0:
+                time.sleep(20 / RECORDS_PER_SECOND)
+        try:
+            producer.flush(30)
+        finally:
+            producer.close(timeout=1)
+
+    def committed(self) -> int:
+        """Return how far committed readers get in the outputs, in offsets; -1 where Kafka does not answer."""
+        topics = [t for t in self.pipeline.outputs if t in self._reader.topics()]
+        partitions = [TopicPartition(t, p) for t in topics for p in self._reader.partitions_for_topic(t) or ()]
+        return sum(self._reader.end_offsets(partitions, timeout_ms=2000).values()) if partitions else 0
+
+    def wait_for_progress(self, seconds: float = 60) -> float:
+        """Wait until something more is committed, and return the seconds that this took."""
+        started = time.monotonic()
+        before: int | None = None
+
+        def progressed() -> bool:
+            nonlocal before
+            try:
+                now = self.committed()
+            except (KafkaError, OSError):
+                return False
+            if before is None:
+                before = now
+            return now > before
+
+        wait_until(progressed, seconds, lambda: "".join(instance.log for instance in self.instances))
+        return time.monotonic() - started
+
+    @contextmanager
+    def fault(self) -> Iterator[None]:
+        """Inflict a fault in the block; from its start to the next committed record is the time of recovery."""
+        started = time.monotonic()
+        yield
+        time.sleep(0.3)  # what was committed just before the fault shows a little later
+        self.wait_for_progress()
+        self.verdict.rounds += 1
+        self.verdict.recoveries.append(time.monotonic() - started)
+
+    def settle(self) -> None:
+        """Let the records flow for a moment, another one each time."""
+        self.wait_for_progress()
+        time.sleep(self.random.uniform(0, 1))
+
+    def finish(self, seconds: float = 90) -> Verdict:
+        """Stop writing, wait for the sentinels, and look up every record of the input in the outputs."""
+        self._writing = False
+        self._writer.join(60)
+        sentinels = [(p, route) for p in range(self.pipeline.partitions) for route in ROUTES]
+        producer = self._producer()
+        for p, route in sentinels:
+            producer.send(self.pipeline.transactions, value(route, f"sentinel {p}"), partition=p).get(30)
+        producer.close()
+
+        def arrived() -> bool:
+            return self.pipeline.lag() == 0 and self.hanging() == 0
+
+        try:
+            wait_until(arrived, seconds)
+        except AssertionError:
+            self.verdict.hanging = self.hanging()
+        self._look_up()
+        return self.verdict
+
+    def hanging(self) -> int:
+        """Return how many output partitions have an open transaction."""
+        with_open = 0
+        for topic in self.pipeline.outputs:
+            ends = []
+            for level in ("read_committed", "read_uncommitted"):
+                reader = KafkaConsumer(bootstrap_servers=self.pipeline.broker_url, isolation_level=level)
+                partitions = [TopicPartition(topic, p) for p in reader.partitions_for_topic(topic) or ()]
+                ends.append(reader.end_offsets(partitions))
+                reader.close()
+            with_open += sum(ends[0][partition] < ends[1][partition] for partition in ends[0])
+        return with_open
+
+    def _look_up(self) -> None:
+        inputs: Counter[tuple[int, bytes | None]] = Counter()
+        place: dict[tuple[int, bytes | None], int] = {}
+        for record in self.pipeline.read(self.pipeline.transactions):
+            inputs[record.partition, record.value] += 1
+            place[record.partition, record.value] = record.offset or 0
+        outputs: Counter[tuple[int, bytes | None]] = Counter()
+        for route, topic in zip(ROUTES, self.pipeline.outputs, strict=True):
+            last: dict[int, int] = {}
+            for record in self.pipeline.read(topic):
+                identity = (record.partition, record.value)
+                outputs[identity] += 1
+                expected = self.extra.get(record.value) or route_of(record.value or b"malformed")
+                self.verdict.misrouted += expected != route
+                if inputs[identity] == 1:
+                    self.verdict.disordered += place[identity] < last.get(record.partition, -1)
+                    last[record.partition] = place[identity]
+        self.verdict.checked += inputs.total()
+        self.verdict.lost += (inputs - outputs).total()
+        self.verdict.doubled += (outputs - inputs).total()
