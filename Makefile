@@ -92,6 +92,10 @@ screenshot: $(BIN)/ready ## Make the picture of the live view in the README agai
 test: $(BIN)/ready ## Run every test that this machine can run, and name those it cannot
 	$(BIN)/pytest
 
+.PHONY: test-faults
+test-faults: $(BIN)/ready ## Inflict every fault many times, and count every record: make test-faults ROUNDS=10 SEED=1
+	ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/faults
+
 .PHONY: lint
 lint: $(BIN)/ready ## Check format, style, types, and the workflow in .github
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .

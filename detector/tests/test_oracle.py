@@ -1,0 +1,85 @@
+"""The rule, stated a second time by other means, and 20,000 mutations on which both must agree."""
+
+import base64
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from rule import DEAD_LETTER, FRAUD, LEGIT, decide
+
+NAME = {"type": "string", "minLength": 1}
+SCHEMA = Draft202012Validator(
+    {
+        "type": "object",
+        "required": ["source", "target", "amount", "currency"],
+        "properties": {
+            "source": NAME,
+            "target": NAME,
+            "amount": {"type": "number", "exclusiveMinimum": 0},
+            "currency": {"type": "string", "pattern": r"\A[A-Za-z]{3}\Z"},
+        },
+    }
+)
+LINES = map(json.loads, (Path(__file__).parent / "corpus.jsonl").read_text().splitlines())
+VALUES = [base64.b64decode(line["value_b64"]) for line in LINES if line["value_b64"] is not None]
+SMALL = [value for value in VALUES if len(value) < 600]
+PIECES = [
+    *(bytes([b]) for b in b'"\\{}[],: \n09-.eE+\0\x1f\x7f\xff'),
+    b"",
+    b"\xc3\xa9",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+]
+PIECES += [b"1e400", b"NaN", b"true", b"null", b"\\u0061", b"\\ud800", b"amount", b'"amount": 900, ', b'"source": "", ']
+PIECES += [b'"x": {"a": 1, "a": 2}, ', b'"x": {"a": [1, {}]}, ']
+
+
+def oracle(value: bytes) -> str:
+    """Return the route, by the standard decoder, a JSON schema and a look at what neither checks."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("twice")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    try:
+        transaction = json.loads(str(value, "utf-8", "strict"), object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return DEAD_LETTER
+    if not SCHEMA.is_valid(transaction):
+        return DEAD_LETTER
+    amount = transaction["amount"]
+    if isinstance(amount, float) and math.isinf(amount):
+        return DEAD_LETTER
+    return LEGIT if amount < 900 else FRAUD
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> bytes:
+    """Return a value of the corpus with one to four places changed."""
+    value = draw(st.sampled_from(SMALL))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(value)))
+        removed = draw(st.sampled_from([0, 0, 1, 1, 2, 5, 20]))
+        value = value[:start] + draw(st.sampled_from(PIECES)) + value[start + removed :]
+    return value
+
+
+def test_the_corpus_agrees_with_the_oracle() -> None:
+    """Both statements of the rule agree on the whole corpus, large values included."""
+    assert [decide(value).route for value in VALUES] == [oracle(value) for value in VALUES]
+
+
+@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutations())
+def test_mutations_agree_with_the_oracle(value: bytes) -> None:
+    """Whatever is changed in a value, both agree on where it belongs."""
+    assert decide(value).route == oracle(value)
