@@ -7,7 +7,7 @@ A value is one transaction: a JSON object with `source` and `target` (strings, n
 import json
 import re
 import sys
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 FRAUD_AMOUNT = 900
 """From this amount on a transaction counts as fraud: the tutorial's limit, in whatever currency it is."""
@@ -22,23 +22,16 @@ LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead letter"
 STRICT_ESCAPES = re.compile(r"(?:[^\\]|\\u[0-9a-fA-F]{4}|\\[^u])*", re.DOTALL)
 
 
-class Decision(NamedTuple):
-    """Where a record belongs (LEGIT, FRAUD or DEAD_LETTER) and, for a dead letter only, the reason."""
-
-    route: str
-    reason: str = ""
-
-
 class InvalidTransaction(ValueError):
     """The value is no transaction; the message says why."""
 
 
-def decide(value: bytes | None) -> Decision:
-    """Return where a record with this value belongs. Raises nothing, whatever the value."""
+def decide(value: bytes | None) -> tuple[str, str]:
+    """Return where a record with this value belongs, and for a dead letter the reason. Raises nothing."""
     try:
-        return Decision(FRAUD if parse_amount(value) >= FRAUD_AMOUNT else LEGIT)
+        return (FRAUD if parse_amount(value) >= FRAUD_AMOUNT else LEGIT), ""
     except InvalidTransaction as invalid:
-        return Decision(DEAD_LETTER, str(invalid))
+        return DEAD_LETTER, str(invalid)
 
 
 def parse_amount(value: bytes | None) -> float:
@@ -58,10 +51,9 @@ def parse_amount(value: bytes | None) -> float:
         raise InvalidTransaction("nested too deeply") from None
     if type(transaction) is not dict:
         raise InvalidTransaction("not a JSON object")
-    for name in ("source", "target"):
-        account = transaction.get(name)
-        if type(account) is not str or not account:
-            raise InvalidTransaction(f"{name} is missing or no string with characters in it")
+    source, target = transaction.get("source"), transaction.get("target")
+    if type(source) is not str or not source or type(target) is not str or not target:
+        raise InvalidTransaction("source or target is missing, empty or no string")
     currency = transaction.get("currency")
     if type(currency) is not str or len(currency) != 3 or not (currency.isascii() and currency.isalpha()):
         raise InvalidTransaction("currency is missing or not three ASCII letters")
@@ -83,17 +75,15 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _integer(digits: str) -> int:
     if len(digits) - digits.startswith("-") > MAX_DIGITS:
         raise InvalidTransaction(f"an integer has more than {MAX_DIGITS} digits")
-    return int(_ascii(digits))
+    if not digits.isascii():
+        raise InvalidTransaction("not JSON: a digit that is none of 0 to 9")
+    return int(digits)
 
 
 def _float(digits: str) -> float:
-    return float(_ascii(digits))
-
-
-def _ascii(digits: str) -> str:
     if not digits.isascii():
         raise InvalidTransaction("not JSON: a digit that is none of 0 to 9")
-    return digits
+    return float(digits)
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -75,14 +75,14 @@ def test_in_a_terminal_it_shows_the_live_view_until_ctrl_c() -> None:
     assert processes() == before
 
 
-DECIDE = "            decision = decide(record.value)\n"
+DECIDE = "        answer, reason = decide(value)\n"
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "verdict"),
     [
         ("rule.py", "FRAUD_AMOUNT = 900", "FRAUD_AMOUNT = 800", "on the wrong side of 900"),
-        ("app.py", DECIDE, f"            if record.offset % 9 == 0:\n                continue\n{DECIDE}", "lost"),
+        ("app.py", DECIDE, f"        if record.offset % 9 == 0:\n            continue\n{DECIDE}", "lost"),
     ],
 )
 def test_a_wrong_detector_fails_the_audit(tmp_path: Path, file: str, old: str, new: str, verdict: str) -> None:

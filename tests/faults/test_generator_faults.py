@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import Pipeline, Service, wait_until
 
 from embedded import Cluster
+from harness import Pipeline, Service, wait_until
 
 
 def delivered(generator: Service) -> int:
