@@ -48,7 +48,7 @@ logs: engine ## Follow the logs of the generator and the detector
 
 .PHONY: ps
 ps: engine ## List the containers and their health
-	@$(KAFKA) ps && $(COMPOSE) ps
+	@$(KAFKA) -f docker-compose.yml ps
 
 .PHONY: topics
 topics: engine ## Describe the topics and show how far the detector is in them
@@ -67,6 +67,7 @@ scale: engine ## Run so many detectors, which share the partitions: make scale N
 clean: engine ## Remove everything: containers, the records in their volumes, our images, the network
 	@echo "Removing the containers, the volumes with all records, the images of the services, and the network."
 	$(COMPOSE) down --volumes --rmi local && $(KAFKA) down --volumes
+	@docker image prune --force --filter label=streaming-fraud-detection >/dev/null # those that a newer build replaced
 	@$(MAKE) --no-print-directory network-rm
 
 # --- with Python alone: no Docker, no Java ---
