@@ -172,14 +172,21 @@ class Pipeline:
         """Return how many offsets of the transactions topic the group has not committed yet."""
         consumer = KafkaConsumer(bootstrap_servers=self.broker_url, group_id=self.name, enable_auto_commit=False)
         partitions = [TopicPartition(self.transactions, p) for p in consumer.partitions_for_topic(self.transactions)]
+        assert partitions  # a broker that has just started may not know its topics yet
         ends = consumer.end_offsets(partitions)
         lag = sum(end - (consumer.committed(partition) or 0) for partition, end in ends.items())
         consumer.close()
         return lag
 
+    def _topics(self) -> list[str]:
+        with self.admin() as admin:
+            return list(admin.list_topics())
+
     def drain(self, seconds: float = 60) -> None:
         """Wait until the detector has committed everything that was written."""
-        wait_until(lambda: self.lag() == 0, seconds, lambda: f"lag is {self.lag()}")
+        wait_until(
+            lambda: self.transactions in self._topics() and self.lag() == 0, seconds, lambda: f"lag is {self.lag()}"
+        )
 
 
 class _Raw(Serializer):
