@@ -306,10 +306,9 @@ def test_hostile_values(trial: Trial, rounds: int, verdicts: list[Verdict]) -> N
     judge(trial, verdicts)
 
 
+@pytest.mark.skipif(not os.environ.get("ROUNDS"), reason="for the long mode: make test-faults")
 def test_three_brokers_bounced_in_turn(verdicts: list[Verdict], seed: int, rounds: int) -> None:
     """With three brokers, three copies and two in sync at least, each is killed and restarted in turn."""
-    if rounds < 2:
-        pytest.skip("three brokers are for the long mode: make test-faults ROUNDS=2 or more")
     name = "three brokers, bounced in turn"
     with Cluster(brokers=3) as cluster, Trial(name, Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial:
         trial.start()
