@@ -134,9 +134,9 @@ class Report:
             Path(self.heartbeat_file).touch()
 
 
-def generate(settings: Settings, producer: KafkaProducer, signals: Signals) -> Deliveries:
+def generate(settings: Settings, producer: KafkaProducer, deliveries: Deliveries, signals: Signals) -> None:
     """Write transactions until the limit is delivered or a signal says stop. Raises KafkaError."""
-    deliveries, report = Deliveries(), Report(settings.heartbeat_file)
+    report = Report(settings.heartbeat_file)
     pacer = Pacer(settings.transactions_per_second)
     while not signals.stopping and deliveries.delivered < settings.transactions_limit:
         deliveries.settle()
@@ -146,7 +146,6 @@ def generate(settings: Settings, producer: KafkaProducer, signals: Signals) -> D
             transaction = json.dumps(create_random_transaction())
             deliveries.in_flight.append(producer.send(settings.transactions_topic, transaction.encode()))
         time.sleep(min(pacer.pause(), 0.1))
-    return deliveries
 
 
 def connect(settings: Settings, signals: Signals) -> KafkaProducer:
@@ -168,18 +167,19 @@ def connect(settings: Settings, signals: Signals) -> KafkaProducer:
 
 
 def run(settings: Settings, signals: Signals) -> int:
-    """Connect, generate, and wait for what is in flight. Return how many were not delivered. Raises KafkaError."""
-    producer = connect(settings, signals)
-    deliveries = generate(settings, producer, signals)
+    """Connect, generate, wait for what is in flight, and return the exit code: 1 where not all was delivered."""
+    producer, deliveries, exit_code = connect(settings, signals), Deliveries(), 0
     try:
+        generate(settings, producer, deliveries, signals)
         producer.flush(timeout=FLUSH_SECONDS)
-    except KafkaTimeoutError:
-        log.error("Kafka has not acknowledged everything within %s s", FLUSH_SECONDS)
+    except KafkaError as error:
+        log.error("Kafka failed, ending: %s", error)
+        exit_code = 1
     deliveries.settle()
     lost = deliveries.failed + len(deliveries.in_flight)
     log.info("Stopped: delivered=%d not_delivered=%d", deliveries.delivered, lost)
     producer.close(timeout=0)
-    return lost
+    return 1 if lost else exit_code
 
 
 def main() -> int:
@@ -190,13 +190,10 @@ def main() -> int:
     try:
         settings = Settings.from_env(os.environ)
         log.info("Starting with %s", settings)
-        return 1 if run(settings, signals) else 0
+        return run(settings, signals)
     except ConfigurationError as error:
         log.error("%s", error)
         return 2
-    except KafkaError as error:
-        log.error("Kafka failed, ending: %s", error)
-        return 1
 
 
 if __name__ == "__main__":
