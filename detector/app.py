@@ -38,7 +38,10 @@ committed records, and whoever takes over the partitions, wait behind an open tr
 TRANSACTION_TIMEOUT_MS = 10_000
 
 BATCH_BYTES = 512 * 1024
+CLOSE_SECONDS = 3
 REPORT_SECONDS = 5
+
+FAILED = "Kafka failed, ending; a restart continues from the committed offsets: %s"
 
 Batch = dict[TopicPartition, list[ConsumerRecord]]
 
@@ -140,8 +143,8 @@ class Signals:
 
     def _end(self, signum: int, frame: FrameType | None) -> None:
         calls = " > ".join(call.name for call in traceback.extract_stack(frame))
-        log.error("A transaction took more than %s s, ending. It hung in %s", TRANSACTION_SECONDS, calls)
-        os._exit(1)
+        log.error("Kafka has not answered for too long, ending; a restart continues. It hung in %s", calls)
+        os._exit(0 if self.stopping else 1)
 
 
 class Report:
@@ -222,6 +225,7 @@ def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **
             return client(
                 bootstrap_servers=settings.broker_url.split(","),
                 bootstrap_timeout_ms=3000,
+                request_timeout_ms=5000,
                 reconnect_backoff_max_ms=1000,  # a broker that is back is found again within a second, not within 30
                 **config,
             )
@@ -262,7 +266,6 @@ def run(settings: Settings, signals: Signals) -> None:
         batch_size=min(BATCH_BYTES, *limits.values()),
         max_request_size=MAX_MESSAGE_BYTES,
         retry_backoff_ms=5,  # each transaction waits once for the markers of the one before
-        request_timeout_ms=5000,
         delivery_timeout_ms=6000,
         max_block_ms=6000,
     )
@@ -286,10 +289,15 @@ def run(settings: Settings, signals: Signals) -> None:
     consumer.subscribe([settings.transactions_topic])
     try:
         report = detect(settings, consumer, producer, limits[settings.dead_letter_topic], signals)
+        log.info("Stopping: %s", dict(report.counts))
+    except KafkaError as error:
+        log.error(FAILED, error)  # now, as Kafka may be unable to hear the farewell
+        sys.exit(1)
     finally:
-        consumer.close(timeout_ms=3000)
-    producer.close(timeout=3)
-    log.info("Stopped: %s", dict(report.counts))
+        signal.setitimer(signal.ITIMER_REAL, CLOSE_SECONDS)
+        consumer.close()  # leaves the group, so that others need not wait for the session timeout
+        producer.close()
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main() -> int:
@@ -313,7 +321,7 @@ def main() -> int:
         log.error("%s", error)
         return 2
     except KafkaError as error:
-        log.error("Kafka failed, ending; a restart continues from the committed offsets: %s", error)
+        log.error(FAILED, error)
         return 1
     return 0
 

@@ -2,7 +2,7 @@
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 from settings import ConfigurationError, Settings
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -28,19 +28,21 @@ def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, int
                 f" kafka-topics --alter --topic {topic} --partitions {partitions}"
             )
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic, ["max.message.bytes"]) for topic in outputs]
-    configs = admin.describe_configs(resources, config_filter="all")["topic"]
+    configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    if not all(configs.get(topic) for topic in outputs):  # the client passes over the error of a broker just started
+        raise KafkaError(f"the configuration of {', '.join(outputs)} is not known yet")
     return {topic: int(configs[topic]["max.message.bytes"]["value"]) for topic in outputs}
 
 
 def _create_missing(admin: KafkaAdminClient, topics: dict[str, dict[str, object]]) -> None:
     existing = set(admin.list_topics())
-    missing = {topic: options for topic, options in topics.items() if topic not in existing}
-    for topic, options in missing.items():
-        try:
-            admin.create_topics({topic: options})
-        except TopicAlreadyExistsError:  # another instance, or the generator, was faster
-            pass
-    admin.wait_for_topics(list(missing))
+    for topic, options in topics.items():
+        if topic not in existing:
+            try:
+                admin.create_topics({topic: options})
+            except TopicAlreadyExistsError:  # another instance, or the generator, was faster
+                pass
+    admin.wait_for_topics(list(topics))  # those that exist as well: a broker just started does not know them yet
 
 
 def _partitions(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:

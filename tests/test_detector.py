@@ -219,7 +219,7 @@ def test_a_signal_ends_it_in_order(pipeline: Pipeline, number: signal.Signals) -
         while pipeline.count(pipeline.transactions) == pipeline.lag():
             assert detector.process.poll() is None, detector.log
         assert detector.stop(number) == 0
-        assert "Stopped: " in detector.log
+        assert "Stopping: " in detector.log
         group = admin.describe_groups([pipeline.name])[pipeline.name]
         assert group["members"] == []
     with pipeline.service("detector"):
@@ -241,5 +241,5 @@ def test_two_on_one_host_share_the_partitions(cluster: Cluster, pipeline: Pipeli
         many.drain()
         for detector in (one, two):
             assert detector.stop() == 0
-            assert "Stopped: {'legit': 10000}" in detector.log
+            assert "Stopping: {'legit': 10000}" in detector.log
     assert len({record.value for record in many.read(many.legit)}) == len(many.read(many.legit)) == 20_000
