@@ -12,7 +12,7 @@ export COMPOSE_IGNORE_ORPHANS := true
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # --- the pipeline, with Docker ---
 
@@ -97,13 +97,28 @@ test: $(BIN)/ready ## Run every test that this machine can run, and name those i
 test-faults: $(BIN)/ready ## Inflict every fault many times, and count every record: make test-faults ROUNDS=10 SEED=1
 	ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/faults
 
+.venv-bench/ready: bench/requirements.txt
+	$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --require-hashes -r bench/requirements.txt
+	@touch $@
+
+.PHONY: bench bench-latency bench-generator bench-scale
+bench: .venv-bench/ready ## Drain a topic with the detector and with its peers, and write the README's section
+	.venv-bench/bin/python -m bench throughput $(if $(PYPY),--pypy $(PYPY)) && .venv-bench/bin/python -m bench report
+bench-latency: .venv-bench/ready ## The time from a record's creation to its output, ours and the peers'
+	.venv-bench/bin/python -m bench latency $(if $(PYPY),--pypy $(PYPY)) && .venv-bench/bin/python -m bench report
+bench-generator: .venv-bench/ready ## The rate asked for and the rate delivered
+	.venv-bench/bin/python -m bench generator $(if $(PYPY),--pypy $(PYPY)) && .venv-bench/bin/python -m bench report
+bench-scale: .venv-bench/ready ## One to four detectors on as many partitions
+	.venv-bench/bin/python -m bench scale && .venv-bench/bin/python -m bench report
+
 .PHONY: lint
 lint: $(BIN)/ready ## Check format, style, types, and the workflow in .github
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
-	for service in generator detector; do (cd $$service && ../$(BIN)/mypy --config-file ../pyproject.toml *.py) || exit 1; done; $(BIN)/mypy embedded demo
+	for service in generator detector; do (cd $$service && ../$(BIN)/mypy --config-file ../pyproject.toml *.py) || exit 1; done; $(BIN)/mypy embedded demo && $(BIN)/mypy bench --exclude bench/peers
 	@if command -v actionlint >/dev/null; then actionlint; elif command -v go >/dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7; else echo "actionlint is left out: neither it nor Go is installed"; fi
 
 .PHONY: lock
 lock: $(BIN)/ready ## Pin the newest allowed versions, with hashes, in the requirements files
 	for service in generator detector; do echo 'kafka-python[crc32c]==3.0.12' | $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' --output-file $$service/requirements.txt -; done
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --group dev --no-annotate --custom-compile-command 'make lock' --output-file requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' --output-file bench/requirements.txt bench/requirements.in

@@ -269,7 +269,13 @@ def run(settings: Settings, signals: Signals) -> None:
         delivery_timeout_ms=6000,
         max_block_ms=6000,
     )
-    producer.init_transactions()  # ends what a predecessor of the same transactional.id left open
+    try:
+        producer.init_transactions()  # ends what a predecessor of the same transactional.id left open
+    except KafkaTimeoutError:
+        raise KafkaError(
+            f"the last transaction of {settings.transactional_id} does not end: is a broker down,"
+            " or has an output topic too few replicas in sync?"
+        ) from None
     consumer = connect(
         KafkaConsumer,
         settings,
