@@ -24,10 +24,10 @@ from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from kafka.future import Future
 from kafka.serializer.abstract import Serializer
 from kafka.structs import ConsumerGroupMetadata
-from settings import ConfigurationError, Settings
-from topics import MAX_MESSAGE_BYTES, prepare_topics
 
 from rule import DEAD_LETTER, FRAUD, LEGIT, decide
+from settings import ConfigurationError, Settings
+from topics import MAX_MESSAGE_BYTES, prepare_topics
 
 BATCH_RECORDS = 10_000
 """A transaction's records at the most. At low load a batch is what has come since the last one."""

@@ -3,6 +3,7 @@
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
+
 from settings import ConfigurationError, Settings
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024

@@ -5,6 +5,7 @@ import random
 import statistics
 
 import pytest
+
 from faults.trial import Verdict
 
 ROUNDS = int(os.environ.get("ROUNDS") or 1)

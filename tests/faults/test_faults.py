@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from faults.trial import Instance, Trial, Verdict
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from embedded import Cluster
+from faults.trial import Instance, Trial, Verdict
 from harness import ROOT, Pipeline, wait_until
 
 

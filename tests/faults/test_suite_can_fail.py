@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.test_faults import owns_all, says
-from faults.trial import Trial
 
 from embedded import Cluster
+from faults.test_faults import owns_all, says
+from faults.trial import Trial
 from harness import ROOT, Pipeline, wait_until
 
 
