@@ -150,6 +150,9 @@ class Pipeline:
             fetch_max_bytes=MAX_REQUEST,
         )
         partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+        if not partitions:  # the topic is not there yet
+            consumer.close()
+            return []
         consumer.assign(partitions)
         ends = consumer.end_offsets(partitions)  # the last stable offsets, for a reader of committed records
         consumer.seek_to_beginning(*partitions)

@@ -38,16 +38,12 @@ def bench(*arguments: object) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each part has measured. They run side by side, since nobody looks at the speed here."""
+    """What each part has measured, one after the other: side by side, detectors would miss their heartbeats."""
     folder = tmp_path_factory.mktemp("bench")
-    processes = {name: bench(name, "--quick", "--results", folder / name) for name in NAMES}
-    try:
-        outputs = {name: process.communicate(timeout=240)[0] for name, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.kill()
-    for name, process in processes.items():
-        assert process.returncode == 0, outputs[name]
+    for name in NAMES:
+        with bench(name, "--quick", "--results", folder / name) as process:
+            output = process.communicate(timeout=240)[0]
+        assert process.returncode == 0, output
     return {name: json.loads((folder / name).read_text())[name] for name in NAMES}
 
 
