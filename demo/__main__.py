@@ -114,7 +114,7 @@ def run(console: Console, duration: float, svg: str | None) -> bool:
             if svg:
                 save_picture(observer, svg)
             console.print(
-                "Stopping the generator, letting the detector drain, stopping it, and checking every record ..."
+                "Stopping the generator, letting the detector drain, and checking every record ...", soft_wrap=True
             )
             stop(generator)
             malformed.flush()
