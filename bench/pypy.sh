@@ -6,7 +6,7 @@
 set -eu
 image=${PYTHON_IMAGE:-pypy:3.11-slim}
 requirements=$(cd "$(dirname "$0")/../detector" && pwd)/requirements.txt
-mkdir -p "$1/root" "$1/site"
+mkdir -p "$1/tree" "$1/site"
 folder=$(cd "$1" && pwd)
 # The certificates and pip's settings are those of the host, for networks that have their own.
 docker run --rm --network host -v "$requirements:/requirements.txt:ro" -v "$folder/site:/site" \
@@ -14,15 +14,15 @@ docker run --rm --network host -v "$requirements:/requirements.txt:ro" -v "$fold
     "$image" python -m pip install --quiet --root-user-action ignore --require-hashes --only-binary :all: \
     --upgrade --target /site -r /requirements.txt
 container=$(docker create "$image")
-docker export "$container" | tar -x -C "$folder/root" usr
+docker export "$container" | tar -x -C "$folder/tree" usr
 docker rm "$container" >/dev/null
 interpreter=$(docker run --rm "$image" python -c 'import os, sys; print(os.path.realpath(sys.executable))')
-libraries=$(cd "$folder/root" && ls -d usr/lib/*-linux-gnu)
-loader=$(cd "$folder/root" && ls usr/lib*/ld-linux-*.so.* usr/lib/*/ld-linux-*.so.* 2>/dev/null | head -n 1)
+libraries=$(cd "$folder/tree" && ls -d usr/lib/*-linux-gnu)
+loader=$(cd "$folder/tree" && ls usr/lib*/ld-linux-*.so.* usr/lib/*/ld-linux-*.so.* 2>/dev/null | head -n 1)
 cat >"$folder/python" <<EOF
 #!/bin/sh
 export PYTHONPATH="$folder/site"
-exec "$folder/root/$loader" --library-path "$folder/root/$libraries" "$folder/root/$interpreter" "\$@"
+exec "$folder/tree/$loader" --library-path "$folder/tree/$libraries" "$folder/tree/$interpreter" "\$@"
 EOF
 chmod +x "$folder/python"
 "$folder/python" -c 'import crc32c, kafka, sys; print(sys.version)'
