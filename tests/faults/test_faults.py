@@ -201,7 +201,9 @@ def test_deleted_topic(trial: Trial, rounds: int, verdicts: list[Verdict]) -> No
     with trial.fault(), trial.pipeline.admin() as admin:
         admin.delete_topics([trial.pipeline.dead_letter])
     wait_until(lambda: trial.pipeline.count(trial.pipeline.dead_letter) > 0, 60)
+    since = {record.partition: record.offset or 0 for record in trial.pipeline.read(trial.pipeline.transactions)}
     verdict = trial.finish()
+    assert all(offset <= since[partition] for partition, offset in trial.lost_places)
     verdict.fault += f" ({verdict.lost} records with it)"
     verdict.lost = 0
     verdicts.append(verdict)

@@ -257,5 +257,6 @@ class Trial:
                     self.verdict.disordered += place[identity] < last.get(record.partition, -1)
                     last[record.partition] = place[identity]
         self.verdict.checked += inputs.total()
+        self.lost_places = [(partition, place[partition, data]) for partition, data in (inputs - outputs)]
         self.verdict.lost += (inputs - outputs).total()
         self.verdict.doubled += (outputs - inputs).total()
