@@ -7,6 +7,8 @@ BIN := .venv/bin
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 KAFKA := $(COMPOSE) -f docker-compose.kafka.yml
 TOPIC ?= queueing.transactions
+# The benchmarks measure our services on it as well where it is: `sh bench/pypy.sh .pypy` makes it.
+PYPY ?= $(wildcard .pypy/python)
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
 

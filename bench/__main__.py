@@ -74,7 +74,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="how often all is measured (default: 3)")
     parser.add_argument("--records", type=int, help="records to drain, for scale of each partition")
     parser.add_argument("--seconds", type=int, help="how long each candidate, or rate, is measured")
-    parser.add_argument("--pypy", help="a PyPy that has the detector's requirements: ours are measured on it too")
+    parser.add_argument(
+        "--pypy",
+        type=lambda path: str(Path(path).absolute()),
+        help="a PyPy that has the detector's requirements: ours are measured on it too",
+    )
     parser.add_argument("--only", default="", help="the candidates whose names have one of these in them: quix,faust")
     parser.add_argument("--results", type=Path, help="where the results are (default: bench/results.json)")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="report: the file with the section")

@@ -44,11 +44,12 @@ def all_candidates(pypy: str | None, download: bool) -> list[Candidate]:
         ours.append(detector("PyPy", pypy, f"{_pypy_version(pypy)}, {kafka_python}"))
     return [
         *ours,
-        _python_peer("tutorial's loop", "tutorial", "kafka", "kafka-python", "none", same_bytes=False),
-        _python_peer("Faust", "faust_peer", "faust", "faust-streaming", "at least once"),
-        _python_peer("Quix Streams", "quix_peer", "quixstreams", "quixstreams", "exactly once"),
-        _python_peer("aiokafka", "aiokafka_peer", "aiokafka", "aiokafka", "exactly once"),
-        _python_peer("confluent-kafka", "confluent_peer", "confluent_kafka", "confluent-kafka", "exactly once"),
+        _python_peer("tutorial's loop", ["tutorial.py"], "kafka", "kafka-python", "none", same_bytes=False),
+        _python_peer("Faust", ["faust_peer.py"], "faust", "faust-streaming", "at least once"),
+        _python_peer("Quix Streams", ["quix_peer.py"], "quixstreams", "quixstreams", "exactly once"),
+        _python_peer("aiokafka, send()", ["aiokafka_peer.py", "send"], "aiokafka", "aiokafka", "exactly once"),
+        _python_peer("aiokafka, batches", ["aiokafka_peer.py", "batches"], "aiokafka", "aiokafka", "exactly once"),
+        _python_peer("confluent-kafka", ["confluent_peer.py"], "confluent_kafka", "confluent-kafka", "exactly once"),
         _kafka_streams(download),
     ]
 
@@ -68,19 +69,19 @@ def _pypy_version(pypy: str) -> str:
     return subprocess.run([pypy, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _python_peer(name: str, file: str, module: str, package: str, guarantee: str, same_bytes: bool = True) -> Candidate:
+def _python_peer(
+    name: str, program: list[str], module: str, package: str, guarantee: str, same_bytes: bool = True
+) -> Candidate:
     version, missing = "", ""
     if importlib.util.find_spec(module) is None:
         missing = "not installed"
     else:
-        version = f"{package} {importlib.metadata.version(package)}" if package != name else ""
-        version = version or importlib.metadata.version(package)
+        version = f"{package} {importlib.metadata.version(package)}"
         # Installed is not enough: a library can fail to import on a Python that is too new for it.
         trial = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True)
         if trial.returncode:
             missing = f"does not import: {trial.stderr.strip().splitlines()[-1]}"
-    command = [sys.executable, f"{file}.py"]
-    return Candidate(name, version, guarantee, command, same_bytes=same_bytes, missing=missing)
+    return Candidate(name, version, guarantee, [sys.executable, *program], same_bytes=same_bytes, missing=missing)
 
 
 def _kafka_streams(download: bool) -> Candidate:

@@ -74,7 +74,7 @@ def machine() -> dict[str, str | int]:
         "cores": os.cpu_count() or 0,
         "cpu": model[1] if model else platform.machine(),
         "memory_gb": round(memory / 1e9),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']} on {platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "kafka": jars.KAFKA_VERSION,
         "java": java.split('"')[1],

@@ -18,6 +18,13 @@ sys.set_int_max_str_digits(MAX_DIGITS)
 
 LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead letter"
 
+# The usual form, recognised at once: decoding takes three to five times as long. Whatever has another form is decoded.
+# Only ASCII without escapes in the names of accounts; no amount below 1, and no exponent.
+USUAL_FORM = re.compile(
+    rb'\{"source": ?"[^"\\\x00-\x1f\x80-\xff]+", ?"target": ?"[^"\\\x00-\x1f\x80-\xff]+",'
+    rb' ?"amount": ?([1-9][0-9]{0,14}(?:\.[0-9]+)?), ?"currency": ?"[A-Za-z]{3}"\}'
+)
+
 # Some decoders are laxer than JSON: PyPy's takes "\\u1_23" for an escape and other scripts' digits for digits.
 STRICT_ESCAPES = re.compile(r"(?:[^\\]|\\u[0-9a-fA-F]{4}|\\[^u])*", re.DOTALL)
 
@@ -38,6 +45,9 @@ def parse_amount(value: bytes | None) -> float:
     """Return the amount of the transaction that the value holds. Raises InvalidTransaction where it holds none."""
     if not value:
         raise InvalidTransaction("no value" if value is None else "empty value")
+    usual = USUAL_FORM.fullmatch(value)
+    if usual:
+        return float(usual[1])
     try:
         text = value.decode()  # strict UTF-8; json.loads(bytes) would guess UTF-16 and UTF-32 as well
         transaction = DECODER.decode(text)

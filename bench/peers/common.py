@@ -13,7 +13,7 @@ GROUP = os.environ["CONSUMER_GROUP"]
 LOW_LATENCY = os.environ.get("TUNING") == "latency"
 """Whether to be tuned for latency, and not for throughput."""
 
-BATCH_RECORDS = 10_000
+BATCH_RECORDS = 20_000
 """A transaction's records at the most, as in the detector."""
 
 
