@@ -38,6 +38,14 @@ DATA_PATHS = {
     f"{PROJECT}_zookeeper-data": "/var/lib/zookeeper/data",
     f"{PROJECT}_zookeeper-log": "/var/lib/zookeeper/log",
 }
+CORPUS = ROOT / "detector" / "tests" / "corpus.jsonl"
+DECIDE = """
+import base64, json, sys
+from rule import decide
+for line in sys.stdin:
+    value = json.loads(line)["value_b64"]
+    print(decide(None if value is None else base64.b64decode(value))[0].replace(" ", "_"))
+"""
 ENGINE_TARGETS = ["network", "kafka", "up", "down", "logs", "ps", "topics", "consume", "scale", "clean", "network-rm"]
 
 
@@ -497,17 +505,18 @@ def test_rate_and_limit_come_from_the_shell(stack: Stack, pipeline: TutorialPipe
 # --- several detectors ---
 
 
-def test_two_detectors_share_the_partitions(stack: Stack, pipeline: TutorialPipeline) -> None:
-    """With `--scale detector=2` each has two partitions; there and back, nothing is lost or there twice."""
-    stack.quiet("up -d --scale detector=2")
+def test_detectors_share_the_partitions(stack: Stack, pipeline: TutorialPipeline) -> None:
+    """`--scale detector=4` gives each one of the four partitions; there and back, nothing is lost or there twice."""
 
     def partitions() -> list[str]:
         lines = stack.kafka(f"kafka-consumer-groups --describe --members --group {pipeline.name}").splitlines()
         return [line.split()[-1] for line in lines if line.startswith(pipeline.name)]
 
-    wait_until(lambda: partitions() == ["2", "2"], 40, lambda: str(partitions()))
-    assert len(containers("detector")) == 2
-    stack.wait_for("detector", "legit=[1-9]")
+    for detectors, shares in ((4, ["1"] * 4), (2, ["2"] * 2)):
+        stack.quiet(f"up -d --scale detector={detectors}")
+        wait_until(lambda shares=shares: partitions() == shares, 40, lambda: str(partitions()))  # type: ignore[misc]
+        assert len(containers("detector")) == detectors
+        stack.wait_for("detector", "legit=[1-9]")
     stack.quiet("up -d")
     assert len(containers("detector")) == 1
     stack.assert_each_in_one_output(pipeline)
@@ -571,12 +580,16 @@ def test_services_that_are_there_before_the_cluster_wait_for_it(stack: Stack) ->
 
 @only_v2
 def test_the_services_run_on_pypy(stack: Stack, pipeline: TutorialPipeline) -> None:
-    """PYTHON_IMAGE=pypy:3.11-slim builds and runs both services on PyPy, and they do the same."""
+    """PYTHON_IMAGE=pypy:3.11-slim builds and runs both services on PyPy, and they do the same; the corpus, too."""
     stack.quiet("up -d --build", before="PYTHON_IMAGE=pypy:3.11-slim")
     for name in SERVICES:
         (container,) = containers(name)
         script = "import platform; print(platform.python_implementation())"
         assert run(f'docker exec {container["Id"]} python -c "{script}"') == "PyPy\n"
+    (detector,) = containers("detector")
+    lines = CORPUS.read_text().splitlines()
+    answers = run(f"docker exec -i {detector['Id']} python -c {shlex.quote(DECIDE)} < {CORPUS}").splitlines()
+    assert answers == [json.loads(line)["expected"] for line in lines]
     stack.wait_for("generator", "delivered=[1-9]")
     stack.wait_for("detector", "legit=[1-9]")
     stack.assert_each_in_one_output(pipeline)
