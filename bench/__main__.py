@@ -53,7 +53,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[Row, list[Row]]:
             )
         case "generator":
             rates = ["10", "1000", "unlimited"] if quick else generator.RATES
-            return generator.measure(pypy, arguments.seconds or (2 if quick else 10), rates, generator.FAST_RATES)
+            seconds = arguments.seconds or (2 if quick else 10)
+            return generator.measure(pypy, seconds, rates, generator.FAST_RATES, warm_up=1 if quick else 8)
         case _:
             records = arguments.records or (15_000 if quick else 100_000)
             ours = detector("CPython", sys.executable)

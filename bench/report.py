@@ -119,8 +119,9 @@ def _generator(settings: Row, rows: list[Row]) -> str:
         figures.append(f"{row['cpu_us_per_record']:,.0f}" if row["records"] > 1000 else "-")
         lines.append([row["interpreter"], asked, *figures])
     header = ["generator", "asked for, 1/s", "delivered, 1/s", "CPU µs/record"]
-    return f"The generator's rate by the timestamps of its records, {settings['seconds']} s for each.\n\n" + table(
-        header, lines
+    return (
+        f"The generator's rate by the timestamps of its records, over {settings['seconds']} s after"
+        f" {settings['warm_up_seconds']} s to warm up.\n\n" + table(header, lines)
     )
 
 

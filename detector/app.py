@@ -23,7 +23,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from kafka.future import Future
 from kafka.serializer.abstract import Serializer
-from kafka.structs import ConsumerGroupMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from rule import DEAD_LETTER, FRAUD, LEGIT, decide
 from settings import ConfigurationError, Settings
@@ -39,6 +39,9 @@ TRANSACTION_SECONDS = 8
 """A transaction that takes longer ends the process. The broker's own limit is just above, in milliseconds: readers of
 committed records, and whoever takes over the partitions, wait behind an open transaction."""
 TRANSACTION_TIMEOUT_MS = 10_000
+
+REJOIN_SECONDS = 15
+"""A rebalance that takes longer ends the process. It waits for a member in a transaction, or for one that is missed."""
 
 BATCH_BYTES = 512 * 1024
 CLOSE_SECONDS = 3
@@ -197,15 +200,21 @@ def detect(
 ) -> Report:
     """Branch transactions until a signal says stop. Raises KafkaError; what was in hand is then not committed."""
     report = Report(settings.heartbeat_file)
-    member = None
+    member, stable = None, time.monotonic()
     while not signals.stopping:
-        batch = consumer.poll(timeout_ms=100)
+        batch = consumer.poll(timeout_ms=500)
         group = consumer.group_metadata()
         report.tick(consumer)
+        if group.state != MemberState.STABLE or group.generation_id < 0:
+            # Kafka would take this member's offsets: it does not check whose the partitions are, nor a generation
+            # below 0. The client can stay in that state for good (it loses sight of a rebalance while poll() returns).
+            if time.monotonic() - stable > REJOIN_SECONDS:
+                raise KafkaError(f"this instance does not get into the group {group.group_id}: {group.state}")
+            member = None
+            continue
+        stable = time.monotonic()
         if not batch:
             continue
-        if group.generation_id < 0:  # Kafka would take the offsets of such a member unchecked
-            raise KafkaError(f"this instance has dropped out of the group {group.group_id}")
         if member != (group.generation_id, group.member_id):
             member = (group.generation_id, group.member_id)
             report.next_offsets = rewind(consumer)
@@ -294,10 +303,11 @@ def run(settings: Settings, signals: Signals) -> None:
         session_timeout_ms=6000,  # the shortest that a broker allows by default: how long a killed instance is missed
         heartbeat_interval_ms=2000,
     )
-    # Before the group is joined: without it the client can take the topic for one without partitions, and stay idle.
-    if not consumer.partitions_for_topic(settings.transactions_topic):
-        raise KafkaError(f"the partitions of {settings.transactions_topic} are not known")
     consumer.subscribe([settings.transactions_topic])
+    # Asks Kafka, before the group is joined: without it the client can take the topic for one without partitions, and
+    # stay idle, or join a second time at once.
+    if settings.transactions_topic not in consumer.topics():
+        raise KafkaError(f"the partitions of {settings.transactions_topic} are not known")
     try:
         report = detect(settings, consumer, producer, limits[settings.dead_letter_topic], signals)
         log.info("Stopping: %s", dict(report.counts))

@@ -6,11 +6,11 @@ import random
 import signal
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
 
 from embedded import Cluster
-from harness import ROOT, Pipeline, Record, transaction
+from harness import ROOT, Pipeline, Record, transaction, wait_until
 
 CORPUS = ROOT / "detector/tests/corpus.jsonl"
 
@@ -243,3 +243,20 @@ def test_two_on_one_host_share_the_partitions(cluster: Cluster, pipeline: Pipeli
             assert detector.stop() == 0
             assert "Stopping: {'legit': 10000}" in detector.log
     assert len({record.value for record in many.read(many.legit)}) == len(many.read(many.legit)) == 20_000
+
+
+def test_a_member_that_does_not_get_into_the_group_ends(pipeline: Pipeline) -> None:
+    """Where a rebalance does not come to its end nothing is written, and the process makes room for a new start."""
+    stuck = KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name)
+    stuck.subscribe([pipeline.transactions])
+    wait_until(lambda: stuck.poll(200) == {} and bool(stuck.assignment()), 30)
+    # From now on it does not poll: it is alive, so Kafka waits for it to join again, for five minutes.
+    pipeline.write([Record(transaction())])
+    with pipeline.service("detector") as detector:
+        assert detector.wait(40) == 1
+        assert f"does not get into the group {pipeline.name}" in detector.log
+    stuck.close()
+    assert [record for topic in pipeline.outputs for record in pipeline.read(topic)] == []
+    with pipeline.service("detector"):
+        pipeline.drain()
+    assert len(pipeline.read(pipeline.legit)) == 1

@@ -39,6 +39,26 @@ PIECES += [b"1e400", b"NaN", b"true", b"null", b"\\u0061", b"\\ud800", b"amount"
 PIECES += [b'"x": {"a": 1, "a": 2}, ', b'"x": {"a": [1, {}]}, ']
 
 
+TEXTS = [
+    b'"a"',
+    b'"a"',
+    b'" "',
+    b'"\x7f"',
+    b'""',
+    rb'"\u0061"',
+    rb'"\"',
+    b'"\xc3\xa9"',
+    b'"\xff"',
+    b'"\0"',
+    b'"a""',
+    b"1",
+]
+AMOUNTS = [b"900", b"899.99", b"1", b"0", b"0.00", b"0.5", b"01", b"1.", b".5", b"+1", b"-1", b"1e3", b"1_0", b'"900"']
+AMOUNTS += [b"9" * 15, b"9" * 16, b"899." + b"9" * 30, b"9" * 4301, b"9" * 400 + b".0", "9٩".encode(), "1.٣".encode()]
+CURRENCIES = [b'"EUR"', b'"EUR"', b'"eur"', b'"EURO"', b'"EU"', b'"E1R"', b'"EUR\n"', '"EÜR"'.encode(), b"EUR", b"null"]
+SPACES = [b"", b" ", b" ", b"  ", b"\t", b"\n", b"\f", b"\xc2\xa0"]
+
+
 def oracle(value: bytes) -> str:
     """Return the route, by the standard decoder, a JSON schema and a look at what neither checks."""
 
@@ -73,6 +93,16 @@ def mutations(draw: st.DrawFn) -> bytes:
     return value
 
 
+@st.composite
+def almost_usual_forms(draw: st.DrawFn) -> bytes:
+    """Return what the generator writes, or something close to it."""
+    space = draw(st.sampled_from(SPACES))
+    parts = {b"source": TEXTS, b"target": TEXTS, b"amount": AMOUNTS, b"currency": CURRENCIES}
+    members = [b'"%b":%b%b' % (name, space, draw(st.sampled_from(values))) for name, values in parts.items()]
+    around = [b"", b"", b"", *SPACES, b"x", b"\xef\xbb\xbf", b"{}"]
+    return draw(st.sampled_from(around)) + b"{" + (b"," + space).join(members) + b"}" + draw(st.sampled_from(around))
+
+
 def test_the_corpus_agrees_with_the_oracle() -> None:
     """Both statements of the rule agree on the whole corpus, large values included."""
     assert [decide(value)[0] for value in VALUES] == [oracle(value) for value in VALUES]
@@ -82,4 +112,11 @@ def test_the_corpus_agrees_with_the_oracle() -> None:
 @given(mutations())
 def test_mutations_agree_with_the_oracle(value: bytes) -> None:
     """Whatever is changed in a value, both agree on where it belongs."""
+    assert decide(value)[0] == oracle(value)
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(almost_usual_forms())
+def test_what_is_almost_of_the_usual_form_agrees_with_the_oracle(value: bytes) -> None:
+    """What is recognised without decoding has the route that decoding would have given it."""
     assert decide(value)[0] == oracle(value)
