@@ -49,11 +49,11 @@ def _throughput(axes: Axes, settings: Row, rows: list[Row]) -> None:
     rows = sorted((row for row in rows if row["medians"]), key=lambda row: float(row["medians"]["records_per_second"]))
     labels = [_label(row) for row in rows]
     rates = [row["medians"]["records_per_second"] for row in rows]
-    bars = axes.barh(labels, rates, color=_colours(rows))
-    axes.bar_label(bars, [f"{rate:,.0f}" for rate in rates], padding=8)
-    for label, row in zip(labels, rows, strict=True):
+    axes.barh(labels, rates, color=_colours(rows))
+    for label, rate, row in zip(labels, rates, rows, strict=True):
         each = [run["records_per_second"] for run in row["runs"]]
         axes.plot(each, [label] * len(each), "|", color=DOTS, markersize=10)
+        axes.annotate(f"{rate:,.0f}", (max(each), label), (8, 0), textcoords="offset points", va="center")
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.tick_params("y", labelsize=9)

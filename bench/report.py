@@ -44,16 +44,15 @@ def write(results: Path, readme: Path, docs: Path) -> None:
 def section(measured: Results, images: dict[str, str] | None = None) -> str:
     """Return the text: a part for each thing that was measured."""
     parts = {"throughput": _throughput, "latency": _latency, "generator": _generator, "scale": _scale}
+    contents = {name: measured[name] for name in parts if name in measured}
+    machines = [_machine(content) if "machine" in content else "" for content in contents.values()]
     texts = []
-    for name, part in parts.items():
-        if name not in measured:
-            continue
-        content = measured[name]
-        texts.append(part(content["settings"], content["rows"]))
+    for (name, content), machine, following in zip(contents.items(), machines, [*machines[1:], ""], strict=True):
+        texts.append(parts[name](content["settings"], content["rows"]))
         if images and name in images:
             texts.append(f"![{name}]({images[name]})")
-        if "machine" in content:
-            texts.append(_machine(content))
+        if machine and machine != following:  # once for all that have been measured on it
+            texts.append(machine)
     return "\n\n".join(texts)
 
 
