@@ -505,6 +505,7 @@ def test_rate_and_limit_come_from_the_shell(stack: Stack, pipeline: TutorialPipe
 # --- several detectors ---
 
 
+@only_v2
 def test_detectors_share_the_partitions(stack: Stack, pipeline: TutorialPipeline) -> None:
     """`--scale detector=4` gives each one of the four partitions; there and back, nothing is lost or there twice."""
 
@@ -560,6 +561,7 @@ def test_stop_ends_all_in_order(stack: Stack, pipeline: TutorialPipeline) -> Non
         assert states[name]["ExitCode"] in (0, 143)  # Java's own answer to SIGTERM; one killed has 137
 
 
+@only_v2
 def test_services_that_are_there_before_the_cluster_wait_for_it(stack: Stack) -> None:
     """They say whom they look for, and work as soon as the cluster is up."""
     stack.quiet("down")

@@ -29,7 +29,7 @@ def broken(folder: Path, **replacements: str) -> Path:
 CHECKS = {
     "futures": "if not future.succeeded():",
     "metadata": "producer.send_offsets_to_transaction(offsets, group)",
-    "generation": "if group.generation_id < 0:",
+    "generation": "if group.state != MemberState.STABLE or group.generation_id < 0:",
     "rewind": "if member != (group.generation_id, group.member_id):",
     "window": "        group = consumer.group_metadata()\n",
 }
