@@ -85,7 +85,7 @@ def test_without_fencing_a_zombie_doubles_records(cluster: Cluster, tmp_path: Pa
 
     The pause after the poll makes that moment long enough to hit. With the fencing in place it does no harm.
     """
-    pause = f"{CHECKS['window']}        time.sleep(0.5)\n"
+    pause = f"{CHECKS['window']}        time.sleep(1.5)\n"
     without = {
         "metadata": CHECKS["metadata"].replace("group)", "group.group_id)"),
         "generation": "if False:",
@@ -94,7 +94,7 @@ def test_without_fencing_a_zombie_doubles_records(cluster: Cluster, tmp_path: Pa
     folder = broken(tmp_path, window=pause, **({} if fenced else without))
     with Trial("zombie", Pipeline(cluster.bootstrap_servers, partitions=3), seed, folder) as trial:
         one, _ = trial.start(), trial.start()
-        for _ in range(2):
+        for _ in range(2 if fenced else 4):  # that it is hit in the pause is likely, and not certain
             wait_until(lambda: owns_all(trial, 2), 60)
             trial.settle()
             pid = one.pid
