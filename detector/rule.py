@@ -18,7 +18,7 @@ sys.set_int_max_str_digits(MAX_DIGITS)
 
 LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead letter"
 
-# The usual form, recognised at once: decoding takes three to five times as long. Whatever has another form is decoded.
+# The usual form, recognised at once: decoding takes two to five times as long. Whatever has another form is decoded.
 # Only ASCII without escapes in the names of accounts; no amount below 1, and no exponent.
 USUAL_FORM = re.compile(
     rb'\{"source": ?"[^"\\\x00-\x1f\x80-\xff]+", ?"target": ?"[^"\\\x00-\x1f\x80-\xff]+",'
