@@ -1,5 +1,9 @@
 """The topics that the detector writes to: created where they are missing, checked where they are there."""
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -9,6 +13,9 @@ from settings import ConfigurationError, Settings
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """The largest record batch that a topic of ours takes. More than Kafka's 1 MB: what came in compressed goes out as it
 is, and a dead letter has headers on top."""
+
+ANSWER_SECONDS = 10
+"""How long it may take until every broker knows a new topic, or until one that has just started knows all of them."""
 
 
 def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, int]:
@@ -29,9 +36,7 @@ def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, int
                 f" kafka-topics --alter --topic {topic} --partitions {partitions}"
             )
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic, ["max.message.bytes"]) for topic in outputs]
-    configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
-    if not all(configs.get(topic) for topic in outputs):  # the client passes over the error of a broker just started
-        raise KafkaError(f"the configuration of {', '.join(outputs)} is not known yet")
+    configs = _ask(outputs, lambda: admin.describe_configs(resources, config_filter="all").get("topic", {}))
     return {topic: int(configs[topic]["max.message.bytes"]["value"]) for topic in outputs}
 
 
@@ -43,8 +48,22 @@ def _create_missing(admin: KafkaAdminClient, topics: dict[str, dict[str, object]
                 admin.create_topics({topic: options})
             except TopicAlreadyExistsError:  # another instance, or the generator, was faster
                 pass
-    admin.wait_for_topics(list(topics))  # those that exist as well: a broker just started does not know them yet
 
 
 def _partitions(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
-    return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(topics)}
+    return _ask(topics, lambda: {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(topics)})
+
+
+def _ask(topics: list[str], question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the answer once there is something in it for each topic, for any broker may be asked.
+
+    One that does not know a topic yet answers with nothing: no partitions, no configuration. Raises KafkaError.
+    """
+    until = time.monotonic() + ANSWER_SECONDS
+    answer = question()
+    while not all(answer.get(topic) for topic in topics):
+        if time.monotonic() > until:
+            raise KafkaError(f"Kafka does not know all of the topics {', '.join(topics)} yet")
+        time.sleep(0.1)
+        answer = question()
+    return answer

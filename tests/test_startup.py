@@ -3,9 +3,12 @@
 from contextlib import ExitStack
 
 import pytest
+from kafka import KafkaAdminClient
 
 from embedded import Cluster
 from harness import Pipeline, wait_until
+from settings import Settings
+from topics import prepare_topics
 
 
 @pytest.fixture
@@ -30,3 +33,14 @@ def test_they_say_where_they_try_to_connect_and_start_when_it_comes(absent: Pipe
         assert generator.wait() == 0
         wait_until(lambda: len(absent.read(absent.legit)) + len(absent.read(absent.fraud)) == 1000, 30)
         assert detector.stop() == 0
+
+
+def test_the_brokers_that_do_not_know_a_new_topic_yet_are_waited_for() -> None:
+    """With several brokers, the one that is asked can be the last to hear of a topic that another has just created."""
+    with Cluster(brokers=2) as cluster:
+        for _ in range(30):  # without the wait, one in eight fails
+            pipeline = Pipeline(cluster.bootstrap_servers)
+            settings = Settings.from_env(pipeline.environ("detector"))
+            admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
+            assert set(prepare_topics(admin, settings)) == set(pipeline.outputs)
+            admin.close()
