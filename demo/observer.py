@@ -23,6 +23,7 @@ class Observer:
         self.topics = topics
         self.consumer = KafkaConsumer(
             bootstrap_servers=broker_url,
+            bootstrap_timeout_ms=5000,  # where no Kafka is, to say so at once
             isolation_level="read_committed",
             enable_auto_commit=False,
             max_poll_records=10_000,

@@ -527,6 +527,7 @@ def test_detectors_share_the_partitions(stack: Stack, pipeline: TutorialPipeline
 # --- end and restart ---
 
 
+@only_v2
 def test_down_and_up_lose_nothing(stack: Stack, pipeline: TutorialPipeline) -> None:
     """After `down` and `up` of both files cluster, topics and group are as before, and the detector goes on."""
     stack.quiet("stop detector")

@@ -38,7 +38,7 @@ def test_they_say_where_they_try_to_connect_and_start_when_it_comes(absent: Pipe
 def test_the_brokers_that_do_not_know_a_new_topic_yet_are_waited_for() -> None:
     """With several brokers, the one that is asked can be the last to hear of a topic that another has just created."""
     with Cluster(brokers=2) as cluster:
-        for _ in range(30):  # without the wait, one in eight fails
+        for _ in range(20):  # without the wait, one in eight fails
             pipeline = Pipeline(cluster.bootstrap_servers)
             settings = Settings.from_env(pipeline.environ("detector"))
             admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
