@@ -22,7 +22,7 @@ def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, int
     """Create the topics that do not exist yet, and return the largest message of each output topic, in bytes.
 
     A record keeps its partition, so an output topic has as many partitions as the input. Raises ConfigurationError
-    where one that exists has fewer.
+    where one that exists has fewer, KafkaError where a broker does not know one in time.
     """
     source, outputs = settings.transactions_topic, list(settings.routes.values())
     _create_missing(admin, {source: {}})
