@@ -56,7 +56,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[Row, list[Row]]:
             seconds = arguments.seconds or (2 if quick else 10)
             return generator.measure(pypy, seconds, rates, generator.FAST_RATES, warm_up=1 if quick else 8)
         case _:
-            records = arguments.records or (15_000 if quick else 100_000)
+            records = arguments.records or (40_000 if quick else 100_000)
             ours = detector("CPython", sys.executable)
             return scale.measure(ours, 2 if quick else 4, runs, records)
 

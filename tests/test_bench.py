@@ -90,11 +90,11 @@ def test_detectors_share_and_take_over(results: dict[str, Any]) -> None:
     """One and two detectors on as many partitions, and three on two of which one is stopped."""
     *scaled, takeover = results["scale"]["rows"]
     assert [row["instances"] for row in scaled] == [1, 2]
-    for row in scaled:  # most of the work has been measured: no detector had a start of the others
-        assert (
-            row["medians"]["steady_records"]
-            > 0.3 * row["instances"] * results["scale"]["settings"]["records_per_partition"]
-        )
+    for row in scaled:
+        # The first transaction of each, a quarter of the work, is not in it; that the rest was not done before all had
+        # their share is what counts here, so the bound leaves room for a slow machine.
+        work = row["instances"] * results["scale"]["settings"]["records_per_partition"]
+        assert 0.1 * work < row["medians"]["steady_records"] < work
     assert (takeover["instances"], takeover["partitions"]) == (3, 2)
     assert takeover["medians"]["takeover_seconds"] < 30
 
