@@ -277,7 +277,7 @@ def run(settings: Settings, signals: Signals) -> None:
         metrics_enabled=False,
         batch_size=min(BATCH_BYTES, *limits.values()),
         max_request_size=MAX_MESSAGE_BYTES,
-        linger_ms=1000,  # until the flush: the client's sending thread would take turns with the loop for part of a batch
+        linger_ms=1000,  # until the flush: sent in parts, the sending thread takes turns with the loop
         retry_backoff_ms=2,  # each transaction waits once for the markers of the one before
         delivery_timeout_ms=6000,
         max_block_ms=6000,
