@@ -1,7 +1,4 @@
-"""Fraud detector: reads transactions and branches them into legit, fraud and dead letter, exactly once.
-
-The rule is in rule.py, the configuration in settings.py. This file is the way of a record through Kafka.
-"""
+"""Fraud detector: reads transactions and branches them into legit, fraud and dead letter, exactly once."""
 
 import gc
 import logging
@@ -9,344 +6,144 @@ import os
 import signal
 import sys
 import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import chain
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
-from kafka.future import Future
-from kafka.serializer.abstract import Serializer
-from kafka.structs import ConsumerGroupMetadata, MemberState
+from kafka import KafkaAdminClient, TopicPartition
 
-from rule import DEAD_LETTER, FRAUD, LEGIT, decide
+from batches import encode
+from branching import Branches, RecordTooLarge, branch
+from client import connect
+from consumer import Consumer, Portion
+from producer import Producer
+from progress import Progress
+from remedies import explain
+from report import Report, Written, set_up_logging
+from rule import ROUTES
 from settings import ConfigurationError, Settings
-from topics import MAX_MESSAGE_BYTES, prepare_topics
+from signals import Signals
+from topics import prepare_topics
+from unpacking import Chunk
 
-FETCH_BYTES = (1 if sys.implementation.name == "cpython" else 4) * 1024 * 1024
-"""A transaction's batch is what one fetch brings: at low load what has come since the last one, with a backlog so many
-bytes. One MiB is some 11,000 transactions. Four make PyPy a fifth faster, and would double the memory of CPython."""
-BATCH_RECORDS = FETCH_BYTES // 50
-"""Its records at the most, for there can be more in a fetch if they are tiny or compressed."""
-
-TRANSACTION_SECONDS = 8
-"""A transaction that takes longer ends the process. The broker's own limit is just above, in milliseconds: readers of
-committed records, and whoever takes over the partitions, wait behind an open transaction."""
-TRANSACTION_TIMEOUT_MS = 10_000
-
-REJOIN_SECONDS = 15
-"""A rebalance that takes longer ends the process. It waits for a member in a transaction, or for one that is missed."""
-
-BATCH_BYTES = 1024 * 1024
 CLOSE_SECONDS = 3
-REPORT_SECONDS = 5
-
-FAILED = "Kafka failed, ending; a restart continues from the committed offsets: %s"
-
-Batch = dict[TopicPartition, list[ConsumerRecord]]
 
 log = logging.getLogger("detector")
 
 
-# --- one record ---
+class Detector:
+    """Reads the input in portions, and writes each in a transaction to the topics where its records belong."""
 
-NULL = bytes(bytearray(b"null"))  # recognised by identity, so an object of its own
+    counted: Sequence[str] = ROUTES
+    """What the report shows."""
 
+    def __init__(self, settings: Settings, signals: Signals) -> None:
+        """Connect. Raises ConfigurationError (the topics) and KafkaError."""
+        self.settings, self.signals, self.metrics = settings, signals, None
+        if settings.metrics_port:
+            from metrics import Metrics  # imported only if wanted: it costs memory, and opens a port
 
-class NullSerializer(Serializer):
-    """Writes a null for NULL: send() itself refuses a null value that has no key."""
+            self.metrics = Metrics(settings.metrics_port)
+        self.prepare_topics()
+        self.producer = Producer(settings, signals)
+        self.consumer = self.subscribe()
+        self.progress = Progress(self.consumer, settings)
+        self.report = Report(settings.heartbeat_file, self.progress, self.counted)
+        if self.metrics:
+            self.metrics.progress = self.progress
 
-    def serialize(self, topic: str, headers: object, data: bytes) -> bytes | None:
-        """Return the value for the wire."""
-        return None if data is NULL else data
+    def subscribe(self) -> Consumer:
+        """Return a consumer of the input. Raises KafkaError."""
+        return Consumer(self.settings, self.signals, [self.settings.transactions_topic], self.on_assignment)
 
+    def on_assignment(self, committed: Mapping[TopicPartition, int | None]) -> None:
+        """Check the topics again, as partitions may have been added; warn about those without a committed offset."""
+        self.prepare_topics()
+        for partition, offset in committed.items():
+            if offset is None:
+                self.progress.warn_of_repetition(partition)
 
-def error_headers(record: ConsumerRecord, reason: str, limit: int) -> list[tuple[str, bytes]]:
-    """Return the headers that say where a dead letter comes from and why it is one, named as in KIP-1034.
+    def prepare_topics(self) -> None:
+        """Create the topics that are missing, and check those that exist."""
+        with closing(connect(KafkaAdminClient, self.settings, self.signals)) as admin:
+            self.outputs = prepare_topics(admin, self.settings)
 
-    The longest are left out until the record takes no more than limit bytes: one that its own topic just took would
-    not get through otherwise.
-    """
-    errors = {
-        "exception": "InvalidTransaction",
-        "message": reason,
-        "topic": record.topic,
-        "partition": str(record.partition),
-        "offset": str(record.offset),
-    }
-    headers = [(f"__streams.errors.{name}", value.encode()) for name, value in errors.items()]
-    framing = 128  # of a batch with one record, at most; each header has up to 10 bytes more
-    size = framing + len(record.key or b"") + len(record.value or b"")
-    size += sum(10 + len(name.encode()) + len(value or b"") for name, value in record.headers)
-    while headers and size + sum(10 + len(name) + len(value) for name, value in headers) > limit:
-        headers.remove(max(headers, key=lambda header: len(header[1])))
-    return headers
+    def run(self) -> None:
+        """Work until signalled. Raises ConfigurationError and KafkaError; the current portion is then not committed."""
+        while not self.signals.stopping:
+            portion = self.consumer.read()
+            if portion.next_offsets or portion.chunks:
+                self.process(portion)
+            self.report.tick()
+        self.report.tick(is_last=True)
 
+    def process(self, portion: Portion) -> None:
+        """Write a portion in a transaction. Commits the records before an oversized one, then raises RecordTooLarge."""
+        written, too_large, start = Written(), None, time.monotonic()
+        with self.producer.transaction(portion):
+            for partition, chunks in portion.chunks.items():
+                try:
+                    self.write(partition, chunks, written)
+                except RecordTooLarge as error:
+                    portion.next_offsets[partition] = error.offset
+                    too_large = error
+        self.report.counts += written.counts
+        if self.metrics:
+            self.metrics.observe(written, time.monotonic() - start)
+        if too_large:
+            raise too_large
 
-# --- one batch ---
-
-
-@contextmanager
-def transaction(producer: KafkaProducer, batch: Batch, group: ConsumerGroupMetadata) -> Iterator[list[Future]]:
-    """One Kafka transaction: what is sent inside, and the offsets of the batch, are committed together or not at all.
-
-    The block appends the future of each send. An error leaves the transaction open, for the process to end: a
-    restarted one begins by aborting it.
-    """
-    signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # the calls below have no timeout of their own
-    producer.begin_transaction()
-    sent: list[Future] = []
-    yield sent
-    offsets = {partition: OffsetAndMetadata(records[-1].offset + 1) for partition, records in batch.items()}
-    producer.send_offsets_to_transaction(offsets, group)
-    producer.flush()
-    for record, future in zip(chain.from_iterable(batch.values()), sent, strict=True):
-        if not future.succeeded():  # neither the flush nor the commit would fail for it
-            raise KafkaError(f"{record.topic}[{record.partition}] offset {record.offset}: {future.exception!r}")
-    producer.commit_transaction()
-    signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def route(
-    producer: KafkaProducer, topics: dict[str, str], batch: Batch, limit: int, sent: list[Future]
-) -> Counter[str]:
-    """Send each record on as it came, to the topic where it belongs, and return how many went each way."""
-    counts: Counter[str] = Counter()
-    for record in chain.from_iterable(batch.values()):
-        value, headers = record.value, record.headers
-        answer, reason = decide(value)
-        if reason:
-            headers = headers + error_headers(record, reason, limit)
-        if headers:  # the client cannot write a null in one
-            headers = [(name, data or b"") for name, data in headers]
-        if value is None:
-            value = NULL
-        sent.append(producer.send(topics[answer], value, record.key, headers, record.partition, record.timestamp))
-        counts[answer] += 1
-    return counts
-
-
-# --- the loop ---
-
-
-class Signals:
-    """SIGTERM and SIGINT set a flag that the loop looks at. SIGALRM, the watchdog's, ends a process that hangs."""
-
-    def __init__(self) -> None:
-        self.stopping = False
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGALRM, self._end)
-
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stopping = True
-
-    def _end(self, signum: int, frame: FrameType | None) -> None:
-        calls = " > ".join(call.name for call in traceback.extract_stack(frame))
-        log.error("Kafka has not answered for too long, ending; a restart continues. It hung in %s", calls)
-        os._exit(0 if self.stopping else 1)
-
-
-class Report:
-    """A line of counters every few seconds, and with it the heartbeat for the container's health check."""
-
-    def __init__(self, heartbeat_file: str) -> None:
-        self.heartbeat_file = heartbeat_file
-        self.counts: Counter[str] = Counter()
-        self.next_offsets: dict[TopicPartition, int] = {}
-        self.time, self.total = time.monotonic(), 0
-
-    def tick(self, consumer: KafkaConsumer, now: bool = False) -> None:
-        """Write the line if it is time for it, or now."""
-        elapsed, total = time.monotonic() - self.time, self.counts.total()
-        if elapsed < REPORT_SECONDS and not now:
-            return
-        ends = {partition: consumer.highwater(partition) or 0 for partition in consumer.assignment()}
-        log.info(
-            "rate=%.0f/s legit=%d fraud=%d dead_letters=%d lag=%d",
-            (total - self.total) / elapsed,
-            *(self.counts[route] for route in (LEGIT, FRAUD, DEAD_LETTER)),
-            sum(max(0, end - self.next_offsets.get(partition, end)) for partition, end in ends.items()),
-        )
-        self.time, self.total = time.monotonic(), total
-        if self.heartbeat_file:
-            Path(self.heartbeat_file).touch()
-
-
-def rewind(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
-    """Go back to the committed offset of each assigned partition, and return them.
-
-    The client keeps its position where a rebalance gives back a partition that another instance had in between.
-    """
-    offsets = {}
-    for partition in consumer.assignment():
-        offset = consumer.committed(partition, timeout_ms=2 * TRANSACTION_TIMEOUT_MS)
-        if offset is None:
-            consumer.seek_to_beginning(partition)
-        else:
-            consumer.seek(partition, offset)
-        offsets[partition] = offset or 0
-    return offsets
-
-
-def detect(
-    settings: Settings, consumer: KafkaConsumer, producer: KafkaProducer, limit: int, signals: Signals
-) -> Report:
-    """Branch transactions until a signal says stop. Raises KafkaError; what was in hand is then not committed."""
-    report = Report(settings.heartbeat_file)
-    member, stable = None, time.monotonic()
-    while not signals.stopping:
-        batch = consumer.poll(timeout_ms=500)
-        group = consumer.group_metadata()
-        report.tick(consumer)
-        if group.state != MemberState.STABLE or group.generation_id < 0:
-            # Kafka would take this member's offsets: it does not check whose the partitions are, nor a generation
-            # below 0. The client can stay in that state for good (it loses sight of a rebalance while poll() returns).
-            if time.monotonic() - stable > REJOIN_SECONDS:
-                raise KafkaError(f"this instance does not get into the group {group.group_id}: {group.state}")
-            member = None
-            continue
-        stable = time.monotonic()
-        if not batch:
-            continue
-        if member != (group.generation_id, group.member_id):
-            member = (group.generation_id, group.member_id)
-            report.next_offsets = rewind(consumer)
-            continue
-        with transaction(producer, batch, group) as sent:
-            counts = route(producer, settings.routes, batch, limit, sent)
-        report.counts += counts
-        report.next_offsets |= {partition: records[-1].offset + 1 for partition, records in batch.items()}
-    report.tick(consumer, now=True)
-    return report
-
-
-# --- start and end ---
-
-
-def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **config: object) -> Any:
-    """Return a client of this class once Kafka answers. A signal to stop ends the process meanwhile."""
-    while not signals.stopping:
+    def write(self, source: TopicPartition, chunks: list[Chunk], written: Written) -> None:
+        """Write records to their topics, each in its partition. Raises RecordTooLarge after writing those before it."""
+        branches: Branches = {route: [] for route in self.outputs}
         try:
-            return client(
-                bootstrap_servers=settings.broker_url.split(","),
-                bootstrap_timeout_ms=3000,
-                request_timeout_ms=5000,
-                reconnect_backoff_max_ms=1000,  # a broker that is back is found again within a second, not within 30
-                **config,
-            )
-        except (KafkaConnectionError, KafkaTimeoutError):
-            log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again", settings.broker_url)
-    sys.exit(0)
+            for chunk in chunks:
+                branch(chunk, *source, self.outputs, branches, written.reasons)
+                time.sleep(0)  # lets the client's thread take what Kafka has answered
+        finally:
+            for route, records in branches.items():
+                written.counts[route] += len(records)
+                output = self.outputs[route]
+                for batch in encode(records, output.max_message_bytes):
+                    written.timestamps.append(batch.base_timestamp)
+                    self.producer.write(output.topic, source.partition, batch)
+                records.clear()
+        for chunk in chunks:
+            chunk.records.clear()  # the batches hold copies; the originals may be large
+
+    def close(self) -> None:
+        """Leave the group. The producer ends with the process: closing it would retry what has just failed."""
+        self.consumer.close()
 
 
-class OnceInAWhile(logging.Filter):
-    """Lets each message pass once in REPORT_SECONDS, without a traceback."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.passed: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record goes to the log."""
-        record.exc_info = None
-        if record.created - self.passed.get(record.msg, 0) < REPORT_SECONDS:
-            return False
-        self.passed[record.msg] = record.created
-        return True
-
-
-def run(settings: Settings, signals: Signals) -> None:
-    """Connect, detect, and leave the group. Raises ConfigurationError (topics) and KafkaError."""
-    admin = connect(KafkaAdminClient, settings, signals)
-    limits = prepare_topics(admin, settings)
-    admin.close()
-    producer = connect(
-        KafkaProducer,
-        settings,
-        signals,
-        transactional_id=settings.transactional_id,
-        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-        value_serializer=NullSerializer(),
-        metrics_enabled=False,
-        batch_size=min(BATCH_BYTES, *limits.values()),
-        max_request_size=MAX_MESSAGE_BYTES,
-        linger_ms=1000,  # until the flush: sent in parts, the sending thread takes turns with the loop
-        retry_backoff_ms=2,  # each transaction waits once for the markers of the one before
-        delivery_timeout_ms=6000,
-        max_block_ms=6000,
-    )
-    try:
-        producer.init_transactions()  # ends what a predecessor of the same transactional.id left open
-    except KafkaTimeoutError:
-        raise KafkaError(
-            f"the last transaction of {settings.transactional_id} does not end: is a broker down,"
-            " or has an output topic too few replicas in sync?"
-        ) from None
-    consumer = connect(
-        KafkaConsumer,
-        settings,
-        signals,
-        group_id=settings.consumer_group,
-        metrics_enabled=False,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        fetch_max_bytes=FETCH_BYTES,
-        max_partition_fetch_bytes=FETCH_BYTES,
-        max_poll_records=BATCH_RECORDS,
-        session_timeout_ms=6000,  # the shortest that a broker allows by default: how long a killed instance is missed
-        heartbeat_interval_ms=2000,
-    )
-    consumer.subscribe([settings.transactions_topic])
-    # Asks Kafka, before the group is joined: without it the client can take the topic for one without partitions, and
-    # stay idle, or join a second time at once.
-    if settings.transactions_topic not in consumer.topics():
-        raise KafkaError(f"the partitions of {settings.transactions_topic} are not known")
-    try:
-        report = detect(settings, consumer, producer, limits[settings.dead_letter_topic], signals)
-        log.info("Stopping: %s", dict(report.counts))
-    except KafkaError as error:
-        log.error(FAILED, error)  # now, as Kafka may be unable to hear the farewell
-        sys.exit(1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, CLOSE_SECONDS)
-        consumer.close()  # leaves the group, so that others need not wait for the session timeout
-        producer.close()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def main() -> int:
-    """Return the exit code: 0 after a signal, 1 where Kafka failed, 2 for bad configuration."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # a dozen lines for each attempt to connect otherwise
-    logging.getLogger("kafka.producer").setLevel(logging.WARNING)  # why Kafka does not take a record,
-    logging.getLogger("kafka.producer.sender").addFilter(OnceInAWhile())  # which it says at each attempt
-    # The client sends in a thread of its own. Taking turns less often, the two threads wait less for each other.
+def main(service: Callable[..., Any] = Detector, read_settings: Callable[..., Settings] = Settings.from_env) -> int:
+    """Run a service. Return the exit code: 0 after a signal, 1 if Kafka failed, 2 for bad configuration."""
+    set_up_logging()
+    # The client sends in a thread of its own. With less frequent switching, the two threads wait less for each other.
     sys.setswitchinterval(0.05)
-    # A batch makes some hundred thousand objects that soon go again: a tenth of the time went into the search for
-    # cycles among them.
-    if sys.implementation.name == "cpython":
-        gc.set_threshold(200_000)
-    signals = Signals()
+    # A portion makes about 100,000 short-lived objects; the cyclic collector took a tenth of the run time.
+    gc.set_threshold(200_000)
+    signals, detector = Signals(), None
     try:
-        settings = Settings.from_env(os.environ)
+        settings = read_settings(os.environ)
         log.info("Starting with %s", settings)
-        run(settings, signals)
+        detector = service(settings, signals)
+        detector.run()
+        log.info("Stopping: %s", dict(detector.report.counts))
+        exit_code = 0
     except ConfigurationError as error:
         log.error("%s", error)
-        return 2
-    except KafkaError as error:
-        log.error(FAILED, error)
-        return 1
-    return 0
+        exit_code = 2
+    except Exception as error:  # the client can raise anything, and a traceback helps nobody
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        log.error("Kafka failed, ending; a restart continues from the committed offsets: %s", explain(error, settings))
+        exit_code = 1
+    if detector:  # last, as it may hang
+        signal.setitimer(signal.ITIMER_REAL, CLOSE_SECONDS)
+        with suppress(Exception):  # the cause is already logged
+            detector.close()
+    return exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # on a normal return the client waits for its threads, and they for Kafka

@@ -2,6 +2,10 @@
 
 A value is one transaction: a JSON object with `source` and `target` (strings, not empty), `amount` (a number above
 0) and `currency` (three ASCII letters). Members beyond those four are allowed and decide nothing.
+
+A decision takes time and memory in proportion to the value, whatever it holds. Measured with CPython 3.13: up to 0.1 µs
+a byte, and up to 50 times the value's size, for arrays within arrays. Text takes twice its size, or ten times with a
+character beyond U+FFFF; a transaction of the usual form takes nothing.
 """
 
 import json
@@ -10,49 +14,45 @@ import sys
 from typing import Any, NoReturn
 
 FRAUD_AMOUNT = 900
-"""From this amount on a transaction counts as fraud: the tutorial's limit, in whatever currency it is."""
+"""A transaction of this amount or more counts as fraud: the tutorial's limit, in any currency."""
 
 MAX_DIGITS = 4300
-"""The longest integer that counts as a number: Python's default, made sure of whatever the environment says."""
+"""The longest integer that counts as a number: Python's default, enforced regardless of the environment."""
 sys.set_int_max_str_digits(MAX_DIGITS)
 
-LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead letter"
+LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead_letter"
+ROUTES = (LEGIT, FRAUD, DEAD_LETTER)
 
-# The usual form, recognised at once: decoding takes two to five times as long. Whatever has another form is decoded.
-# Only ASCII without escapes in the names of accounts; no amount below 1, and no exponent.
-USUAL_FORM = re.compile(
+USUAL_FORM = (
     rb'\{"source": ?"[^"\\\x00-\x1f\x80-\xff]+", ?"target": ?"[^"\\\x00-\x1f\x80-\xff]+",'
     rb' ?"amount": ?([1-9][0-9]{0,14}(?:\.[0-9]+)?), ?"currency": ?"[A-Za-z]{3}"\}'
 )
-
-# Some decoders are laxer than JSON: PyPy's takes "\\u1_23" for an escape and other scripts' digits for digits.
-STRICT_ESCAPES = re.compile(r"(?:[^\\]|\\u[0-9a-fA-F]{4}|\\[^u])*", re.DOTALL)
+"""Most transactions: they need no decoding. ASCII without escapes; amounts from 1 on, without an exponent."""
+_USUAL_FORM = re.compile(USUAL_FORM)
 
 
 class InvalidTransaction(ValueError):
-    """The value is no transaction; the message says why."""
+    """The value is not a transaction; the message says why."""
 
 
-def decide(value: bytes | None) -> tuple[str, str]:
-    """Return where a record with this value belongs, and for a dead letter the reason. Raises nothing."""
+def decide(value: bytes | memoryview | None) -> tuple[str, str]:
+    """Return the route of a record with this value, and the reason if it is a dead letter. Raises nothing."""
     try:
         return (FRAUD if parse_amount(value) >= FRAUD_AMOUNT else LEGIT), ""
     except InvalidTransaction as invalid:
         return DEAD_LETTER, str(invalid)
 
 
-def parse_amount(value: bytes | None) -> float:
-    """Return the amount of the transaction that the value holds. Raises InvalidTransaction where it holds none."""
+def parse_amount(value: bytes | memoryview | None) -> float:
+    """Return the amount of the transaction that the value holds. Raises InvalidTransaction if it holds none."""
     if not value:
         raise InvalidTransaction("no value" if value is None else "empty value")
-    usual = USUAL_FORM.fullmatch(value)
+    usual = _USUAL_FORM.fullmatch(value)
     if usual:
         return float(usual[1])
     try:
-        text = value.decode()  # strict UTF-8; json.loads(bytes) would guess UTF-16 and UTF-32 as well
+        text = str(value, "utf-8")  # strict; json.loads(bytes) would guess UTF-16 and UTF-32 as well
         transaction = DECODER.decode(text)
-        if "\\" in text and not STRICT_ESCAPES.fullmatch(text):
-            raise InvalidTransaction("not JSON: an escape that is none")
     except UnicodeDecodeError as error:
         raise InvalidTransaction(f"not UTF-8: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -68,7 +68,7 @@ def parse_amount(value: bytes | None) -> float:
     if type(currency) is not str or len(currency) != 3 or not (currency.isascii() and currency.isalpha()):
         raise InvalidTransaction("currency is missing or not three ASCII letters")
     amount = transaction.get("amount")
-    if type(amount) is not float and type(amount) is not int:  # a bool is an int, too, so no isinstance
+    if type(amount) is not float and type(amount) is not int:  # not isinstance, as a bool is an int
         raise InvalidTransaction("amount is missing or no number")
     if not 0 < amount < float("inf"):
         raise InvalidTransaction("amount is not above 0 and finite")
@@ -78,28 +78,18 @@ def parse_amount(value: bytes | None) -> float:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise InvalidTransaction("a member's name is there twice in one object")
+        raise InvalidTransaction("a key is there twice in one object")
     return members
 
 
 def _integer(digits: str) -> int:
     if len(digits) - digits.startswith("-") > MAX_DIGITS:
         raise InvalidTransaction(f"an integer has more than {MAX_DIGITS} digits")
-    if not digits.isascii():
-        raise InvalidTransaction("not JSON: a digit that is none of 0 to 9")
     return int(digits)
-
-
-def _float(digits: str) -> float:
-    if not digits.isascii():
-        raise InvalidTransaction("not JSON: a digit that is none of 0 to 9")
-    return float(digits)
 
 
 def _no_constant(name: str) -> NoReturn:
     raise InvalidTransaction(f"not JSON: {name}")
 
 
-DECODER = json.JSONDecoder(
-    object_pairs_hook=_members, parse_float=_float, parse_int=_integer, parse_constant=_no_constant
-)
+DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_int=_integer, parse_constant=_no_constant)

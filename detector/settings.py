@@ -1,11 +1,26 @@
 """The detector's configuration, read from the environment."""
 
+import os
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
 
 from rule import DEAD_LETTER, FRAUD, LEGIT
+from security import Security, security_from_env
+
+TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
+PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
+ADDRESS = rf"([^\s,:/\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
+
+OUTPUT_TOPICS = {
+    LEGIT: ("LEGIT_TOPIC", "streaming.transactions.legit"),
+    FRAUD: ("FRAUD_TOPIC", "streaming.transactions.fraud"),
+    DEAD_LETTER: ("DEAD_LETTER_TOPIC", "streaming.transactions.dead-letter"),
+}
+"""Per route, the variable that names its topic, and an example."""
 
 
 class ConfigurationError(ValueError):
@@ -14,55 +29,82 @@ class ConfigurationError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment says, checked."""
+    """The values from the environment, checked."""
 
     broker_url: str
-    """host:port, or several with commas between them."""
+    """host:port, or several separated by commas; an IPv6 address is in brackets."""
+    security: Security
+    """Further settings of every Kafka client, to authenticate and encrypt."""
     transactions_topic: str
-    legit_topic: str
-    fraud_topic: str
-    dead_letter_topic: str
+    outputs: Mapping[str, str]
+    """The output topic of each route."""
     consumer_group: str
     transactional_id: str
-    """The same after a restart, so that Kafka ends what this instance left open; another for each instance."""
+    """Unique per instance, stable across restarts, so that Kafka aborts what this instance left open."""
     heartbeat_file: str
     """Touched every few seconds for the container's health check; empty for none."""
-
-    @property
-    def routes(self) -> dict[str, str]:
-        """The output topic for each of the rule's answers."""
-        return {LEGIT: self.legit_topic, FRAUD: self.fraud_topic, DEAD_LETTER: self.dead_letter_topic}
+    metrics_port: int
+    """The port that Prometheus scrapes; 0 for no metrics."""
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+    def from_env(
+        cls,
+        environ: Mapping[str, str],
+        source: tuple[str, str] = ("TRANSACTIONS_TOPIC", "queueing.transactions"),
+        outputs: Mapping[str, tuple[str, str]] = OUTPUT_TOPICS,
+        group: str = "fraud-detector",
+        **more: Any,
+    ) -> Self:
         """Read the settings. Raises ConfigurationError at the first variable that is missing or malformed."""
-
-        def read(name: str, pattern: str, remedy: str, default: str = "") -> str:
-            value = environ.get(name) or default
-            if not re.fullmatch(pattern, value):
-                raise ConfigurationError(f"{name} is {repr(value) if value else 'not set'}: give it {remedy}")
-            return value
+        read = partial(read_variable, environ)
+        try:
+            security = security_from_env(environ)
+        except ValueError as error:
+            raise ConfigurationError(error) from None
 
         def topic(name: str, example: str) -> str:
-            remedy = f"the name of a topic (letters, digits, '.', '_', '-'), such as {example}"
-            return read(name, r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}", remedy)
+            return read(name, TOPIC, f"the name of a topic (letters, digits, '.', '_', '-'), such as {example}")
 
-        group = read("CONSUMER_GROUP", r"\S+", "a name without spaces", "fraud-detector")
+        group = read("CONSUMER_GROUP", r"\S+", "a name without spaces", group)
         settings = cls(
             broker_url=read(
-                "KAFKA_BROKER_URL", r"[^\s,:/]+:\d{1,5}(,[^\s,:/]+:\d{1,5})*", "host:port, such as broker:9092"
+                "KAFKA_BROKER_URL",
+                f"{ADDRESS}(,{ADDRESS})*",
+                "host:port with a port from 1 to 65535, such as broker:9092",
             ),
-            transactions_topic=topic("TRANSACTIONS_TOPIC", "queueing.transactions"),
-            legit_topic=topic("LEGIT_TOPIC", "streaming.transactions.legit"),
-            fraud_topic=topic("FRAUD_TOPIC", "streaming.transactions.fraud"),
-            dead_letter_topic=topic("DEAD_LETTER_TOPIC", "streaming.transactions.dead-letter"),
+            security=security,
+            transactions_topic=topic(*source),
+            outputs={route: topic(name, example) for route, (name, example) in outputs.items()},
             consumer_group=group,
             transactional_id=read(
                 "TRANSACTIONAL_ID", r"\S+", "a name without spaces", f"{group}-{socket.gethostname()}"
             ),
-            heartbeat_file=environ.get("HEARTBEAT_FILE", ""),
+            heartbeat_file=writable_file(environ, "HEARTBEAT_FILE"),
+            metrics_port=int(read("METRICS_PORT", f"0|{PORT}", "a port from 1 to 65535, or leave it out", "0")),
+            **more,
         )
-        topics = [settings.transactions_topic, *settings.routes.values()]
+        topics = [settings.transactions_topic, *settings.outputs.values()]
         if len(set(topics)) < len(topics):
-            raise ConfigurationError(f"a topic is named twice ({', '.join(topics)}): give each of the four its own")
+            raise ConfigurationError(f"a topic is named twice ({', '.join(topics)}): give each its own")
         return settings
+
+
+def read_variable(environ: Mapping[str, str], name: str, pattern: str, remedy: str, default: str = "") -> str:
+    """Return the variable, or the default if it is missing or empty. Raises ConfigurationError if it does not match."""
+    value = environ.get(name) or default
+    if not re.fullmatch(pattern, value):
+        raise ConfigurationError(f"{name} is {repr(value) if value else 'not set'}: give it {remedy}")
+    return value
+
+
+def writable_file(environ: Mapping[str, str], name: str) -> str:
+    """Return the path in the variable, or "" if there is none. Raises ConfigurationError if it cannot be written."""
+    path = environ.get(name, "")
+    try:
+        if path:
+            open(path, "a").close()
+            os.utime(path, (0, 0))  # old, so that it does not count as a sign of life yet
+    except OSError as error:
+        remedy = "give it a file in a folder that exists and can be written, or leave it out"
+        raise ConfigurationError(f"{name} is {path!r} ({error.strerror}): {remedy}") from None
+    return path

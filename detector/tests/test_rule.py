@@ -77,7 +77,7 @@ def test_a_large_value_is_no_obstacle() -> None:
     ],
 )
 def test_what_laxer_decoders_take_is_a_dead_letter(value: bytes) -> None:
-    """PyPy's json takes these; the rule does not, on any interpreter."""
+    """Some JSON decoders take these; the rule does not."""
     assert decide(transaction(note="HERE").replace(b'"HERE"', value))[0] == DEAD_LETTER
 
 

@@ -1,0 +1,199 @@
+"""Below kafka-python's public interface: whole record batches, read and written; also connecting.
+
+The client's interface decodes and encodes each record, which takes ten times as long as all the detector's work.
+Below it the client moves whole batches. The private names used for this are marked "private" and occur only in this
+file, and one in refusal.py; tests/test_client.py has a test for each. Because of them, the client's version is pinned.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.transaction_manager import TransactionalRequestResult
+from kafka.protocol.schemas.fields.codecs.encode_buffer import EncodeBuffer
+from kafka.record import MemoryRecords, MemoryRecordsBuilder
+from kafka.record.default_records import DefaultRecord
+from kafka.structs import ConsumerGroupMetadata
+
+from batches import OutputBatch, encode_one
+from refusal import refusal
+from settings import Settings
+from signals import Signals
+
+log = logging.getLogger("detector")
+
+
+# --- reading ---
+
+
+class Fetched(NamedTuple):
+    """A record batch as Kafka keeps it: what a consumer of whole batches gets as the value of a record."""
+
+    data: bytearray
+    position: int
+    """The offset that the fetch asked for; earlier records of the batch are not wanted."""
+
+
+def read_whole_batches(consumer: KafkaConsumer) -> None:
+    """Make a consumer return each batch as one record, whose value is Fetched.
+
+    Everything else is unchanged: the client checks CRCs, skips aborted records, and keeps its positions.
+    """
+    consumer._fetcher.PartitionRecords = _PartitionRecords  # type: ignore[assignment]  # private
+
+
+# Private: if a poll ends during a rebalance for new partitions, the client forgets to complete the rebalance.
+def _need_rejoin(coordinator: ConsumerCoordinator) -> bool:
+    return coordinator.rejoining or _NEED_REJOIN(coordinator)
+
+
+_NEED_REJOIN = ConsumerCoordinator.need_rejoin
+ConsumerCoordinator.need_rejoin = _need_rejoin  # type: ignore[method-assign]
+
+
+class _PartitionRecords(Fetcher.PartitionRecords):  # private
+    # What the client turns a fetched partition into, and reads records from.
+    def __init__(self, position: int, partition: TopicPartition, records: MemoryRecords, **config: Any) -> None:
+        super().__init__(position, partition, _WholeBatches(records, position), **config)  # type: ignore[no-untyped-call]
+
+
+class _WholeBatches:
+    def __init__(self, records: MemoryRecords, position: int) -> None:
+        self._records, self._position = records, position
+
+    def next_batch(self) -> Any:
+        batch = self._records.next_batch()
+        if batch is None or (batch.magic == 2 and batch.is_control_batch):  # the client reads a transaction's marker
+            return batch
+        return _WholeBatch(batch, self._position)
+
+
+class _WholeBatch:
+    # Behaves like the wrapped batch, but holds one record.
+    def __init__(self, batch: Any, position: int) -> None:
+        self._batch, self._position = batch, position
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[DefaultRecord]:
+        if self.magic == 2:
+            yield self._as_record(self._batch._buffer, self.last_offset)  # private
+            return
+        for record in self._batch:  # the formats before version 2 have another layout
+            timestamp = -1 if record.timestamp is None else record.timestamp
+            yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
+
+    def _as_record(self, data: bytearray, offset: int) -> DefaultRecord:
+        return DefaultRecord(len(data), offset, -1, 0, None, Fetched(data, self._position), [])
+
+
+# --- writing ---
+
+
+class WrittenBatch(ProducerBatch):  # private
+    """A batch on its way."""
+
+    record_count = 1  # the client would split a rejected batch of several records, and never complete its future
+
+    def check(self) -> None:
+        """Raise KafkaError unless Kafka has accepted the batch."""
+        result: Any = self.produce_future
+        topic, partition = self.topic_partition
+        if not result.succeeded():
+            raise KafkaError(f"{topic}[{partition}]: what became of a batch is not known")
+        _, _, error_of_record = result.value  # a failed batch has a result as well
+        if error_of_record is not None:
+            raise KafkaError(f"{topic}[{partition}] does not take a batch: {error_of_record(0)!r}")
+
+
+def write_whole_batch(producer: KafkaProducer, topic: str, partition: int, output: OutputBatch) -> WrittenBatch:
+    """Give a transactional producer a batch to send, as send() does with one that it has filled. Raises KafkaError."""
+    target = TopicPartition(topic, partition)
+    producer.partitions_for(topic)  # without it the client does not look for the leader
+    records = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=0)
+    builder = records._builder  # private, like all that follows
+    builder._buffer = output.data
+    builder._num_records, builder._last_offset = output.record_count, output.record_count - 1
+    builder._first_timestamp, builder._max_timestamp = output.base_timestamp, output.max_timestamp
+    records._next_offset = output.record_count
+    batch = WrittenBatch(target, records)
+    producer._transaction_manager.maybe_add_partition_to_transaction(target)  # type: ignore[union-attr]
+    accumulator = producer._accumulator
+    with accumulator._tp_lock(target):
+        accumulator._batches[target].append(batch)
+        accumulator._incomplete.add(batch)
+    return batch
+
+
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+
+
+def begin_transaction(
+    producer: KafkaProducer, partitions: Iterable[TopicPartition], offsets: Offsets, group: ConsumerGroupMetadata
+) -> TransactionalRequestResult:
+    """Begin a transaction in these partitions that commits these offsets, without waiting. Raises KafkaError."""
+    producer.begin_transaction()
+    manager: Any = producer._transaction_manager  # private, like the sender
+    for partition in partitions:
+        manager.maybe_add_partition_to_transaction(partition)
+    result: TransactionalRequestResult = manager.send_offsets_to_transaction(offsets, group)
+    producer._sender.wakeup()
+    return result
+
+
+def _ensure(buffer: EncodeBuffer, needed: int) -> None:
+    if buffer.pos + needed > len(buffer.buf):
+        buffer.buf = buffer.buf[: buffer.pos] + bytearray(needed + 64 * 1024)
+
+
+def _reset(buffer: EncodeBuffer) -> None:
+    buffer.pos = 0
+    if len(buffer.buf) > 32 * 1024 * 1024:
+        buffer.buf = bytearray(64 * 1024)
+
+
+# Private: the buffer that requests are encoded in doubles until a request fits, and never shrinks.
+EncodeBuffer.ensure, EncodeBuffer.reset = _ensure, _reset  # type: ignore[method-assign]
+
+
+# --- connecting ---
+
+
+def advertised_addresses(admin: KafkaAdminClient) -> list[tuple[str, int]]:
+    """Return the host and port of each broker, as the brokers advertise them."""
+    return [(broker.host, broker.port) for broker in admin._manager.cluster.brokers()]  # private
+
+
+def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **config: object) -> Any:
+    """Return a client of this class once Kafka answers. Ends the process, with exit code 0, if a signal comes first.
+
+    Raises KafkaError if Kafka turns this client away.
+    """
+    addresses = settings.broker_url.split(",")
+    while not signals.stopping:
+        try:
+            connected = client(
+                bootstrap_servers=addresses,
+                bootstrap_timeout_ms=3000,
+                request_timeout_ms=5000,
+                reconnect_backoff_max_ms=1000,  # notices within a second, not 30, that a broker is back
+                **settings.security,
+                **config,
+            )
+            # Private: the clients do not pass on their option of this name. Asking for a deleted topic would create it
+            # again, with the broker's default number of partitions.
+            cluster = connected._metadata if client is KafkaProducer else connected._manager.cluster
+            cluster.config["allow_auto_create_topics"] = False
+            return connected
+        except (KafkaConnectionError, KafkaTimeoutError):
+            if reason := refusal(addresses, settings.security):
+                raise KafkaError(reason) from None
+            log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again", settings.broker_url)
+    sys.exit(0)

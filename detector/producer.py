@@ -1,0 +1,96 @@
+"""The output: batches written in transactions, each of which also commits the offsets of its input."""
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+
+from kafka import KafkaAdminClient, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaTimeoutError
+from kafka.structs import ConsumerGroupMetadata
+
+from batches import OutputBatch
+from client import WrittenBatch, begin_transaction, connect, write_whole_batch
+from consumer import Portion
+from settings import Settings
+from signals import Signals
+from topics import open_partitions
+
+TRANSACTION_SECONDS = 8
+"""A transaction that takes longer ends the process. The broker's own limit, TRANSACTION_TIMEOUT_MS, is slightly longer:
+readers of committed records, and whoever takes over the partitions, wait behind an open transaction."""
+TRANSACTION_TIMEOUT_MS = 10_000
+
+START_MS = 8000
+"""How long Kafka may take to find the group's offsets. On a new cluster it creates an internal topic for them first."""
+
+FLUSH_SECONDS = 7
+"""Longer than delivery_timeout_ms: it is for batches that have nowhere to go, because their topic is gone."""
+
+REQUEST_BYTES = 32 * 1024 * 1024
+"""Batches share a request up to this size, well below what a broker reads; a larger batch goes alone."""
+
+
+class Producer:
+    """Writes batches, in transactions."""
+
+    def __init__(self, settings: Settings, signals: Signals) -> None:
+        """Connect, and abort what a predecessor with the same transactional id left open. Raises KafkaError."""
+        self.client: KafkaProducer = connect(
+            KafkaProducer,
+            settings,
+            signals,
+            transactional_id=settings.transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            metrics_enabled=False,
+            max_request_size=REQUEST_BYTES,
+            retry_backoff_ms=2,  # a transaction may have to wait for the markers of the previous one
+            delivery_timeout_ms=6000,
+            max_block_ms=6000,
+        )
+        self.written: list[WrittenBatch] = []
+        self.previous: set[TopicPartition] = set()
+        self.client.init_transactions()
+        with closing(connect(KafkaAdminClient, settings, signals)) as admin:
+            self._abort_again(open_partitions(admin, settings.outputs.values()), settings.consumer_group)
+
+    def _abort_again(self, partitions: Iterable[TopicPartition], group: str) -> None:
+        # A broker that is killed and started again may count a transaction as ended without having told any of its
+        # partitions (docs/guarantees.md). Then its records stay invisible, and its offsets undecided, forever. An abort
+        # by the same transactional id reaches them; and as nothing of it was visible, it is read and written again. It
+        # has no offsets, but takes part in the partition where Kafka keeps those of the group.
+        if not begin_transaction(self.client, partitions, {}, ConsumerGroupMetadata(group)).wait(START_MS):
+            raise KafkaTimeoutError(f"no answer about the offsets of {group}")
+        signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)
+        self.client.abort_transaction()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    @contextmanager
+    def transaction(self, portion: Portion) -> Iterator[None]:
+        """Commit what is written in the block, and the portion's offsets, together or not at all. Raises KafkaError.
+
+        An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
+        """
+        signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # the calls below have no timeout of their own
+        # If the previous transaction's end has not reached its partitions, for the reason above, this one's does. The
+        # offsets come before the records, so that Kafka answers while these are processed.
+        offsets = _offsets(portion)
+        begun = begin_transaction(self.client, self.previous, offsets, portion.group)
+        yield
+        begun.wait()
+        if _offsets(portion) != offsets:  # only a part can be written
+            self.client.send_offsets_to_transaction(_offsets(portion), portion.group)
+        self.client.flush(timeout=FLUSH_SECONDS)
+        for batch in self.written:
+            batch.check()  # neither flush nor commit raises if a batch failed
+        self.client.commit_transaction()
+        self.previous = {batch.topic_partition for batch in self.written}
+        self.written.clear()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def write(self, topic: str, partition: int, batch: OutputBatch) -> None:
+        """Write a batch within the transaction."""
+        self.written.append(write_whole_batch(self.client, topic, partition, batch))
+
+
+def _offsets(portion: Portion) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {partition: OffsetAndMetadata(offset) for partition, offset in portion.next_offsets.items()}

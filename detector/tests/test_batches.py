@@ -1,0 +1,317 @@
+"""Kafka's record batches, compared with what the client's own builder writes and its own reader reads."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from kafka.errors import KafkaError
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+import batches
+import branching
+import unpacking
+from batches import add_headers, decode, encode, encode_one
+from branching import Output, branch
+from rule import ROUTES
+from unpacking import HEADER, Chunk, chunks
+from varints import VARINT, BatchError, read_varint
+
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+OUTPUTS = {route: Output(route, 10**8) for route in ROUTES}
+
+Headers = tuple[tuple[str, bytes | None], ...]
+
+
+class Written(NamedTuple):
+    """What a record is made of."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def build(records: Sequence[Written], codec: int, base_offset: int = 0, append_time: int | None = None) -> bytes:
+    """Return a batch by the client's builder, as the broker would keep it."""
+    builder = DefaultRecordBatchBuilder(2, codec, False, -1, -1, -1, batch_size=10**9)
+    for record in records:
+        builder.append(record.offset - base_offset, *record[1:4], list(record.headers))
+    data = builder.build()
+    header = list(HEADER.unpack_from(data))
+    header[0] = base_offset
+    if append_time is not None:
+        header[5] |= unpacking.LOG_APPEND_TIME_BIT
+        header[8] = append_time
+    HEADER.pack_into(data, 0, *header)
+    return bytes(data)
+
+
+def read_by_client(data: bytes) -> list[Written]:
+    """Return the records of a batch by the client's reader."""
+    return [
+        Written(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+        for record in DefaultRecordBatch(data)
+    ]
+
+
+def finished(batch: batches.OutputBatch) -> bytes:
+    """Return an output batch with its header filled in, as the client does before it sends it."""
+    last, count = batch.record_count - 1, batch.record_count
+    times = (batch.base_timestamp, batch.max_timestamp)
+    HEADER.pack_into(batch.data, 0, 0, len(batch.data) - 12, 0, 2, 0, 0, last, *times, -1, -1, -1, count)
+    return bytes(batch.data)
+
+
+def as_written(data: bytes, position: int = -(2**62)) -> list[Written]:
+    """Return the records of a batch by our decoder; each goes through a batch of its own, to show its content."""
+    found = []
+    for chunk in chunks(data, position):
+        for record in decode(chunk):
+            (batch,) = encode([(record.timestamp, record.content)], 10**9)
+            (alone,) = read_by_client(finished(batch))
+            value = None if record.value is None else bytes(record.value)
+            assert alone[1:4] == (record.timestamp, alone.key, value)
+            found.append(alone._replace(offset=record.offset))
+    return found
+
+
+TIMES = st.integers(-(2**40), 2**50)
+DATA = st.none() | st.binary(max_size=200)
+HEADERS = st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size=20)), max_size=4).map(tuple)
+
+
+@st.composite
+def written(draw: st.DrawFn, min_size: int = 1) -> list[Written]:
+    """Return records with gaps between their offsets, as compaction leaves them."""
+    offset, records = draw(st.integers(0, 2**40)), []
+    for gap in draw(st.lists(st.integers(1, 3) | st.integers(1, 2**20), min_size=min_size, max_size=12)):
+        offset += gap
+        records.append(Written(offset, draw(TIMES), draw(DATA), draw(DATA), draw(HEADERS)))
+    return records
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_a_number_survives_its_varint(number: int) -> None:
+    """What is encoded as a varint decodes to itself, whether or not it is remembered."""
+    data = VARINT[number]
+    assert VARINT[number] == data
+    assert read_varint(b"x" + data + b"x", 1) == (number, 1 + len(data))
+
+
+@given(written(), st.sampled_from(list(CODECS.values())))
+def test_what_the_client_writes_is_what_it_reads(records: list[Written], codec: int) -> None:
+    """Keys, values, headers, nulls, timestamps and gaps come out as they went in, with every codec."""
+    data = build(records, codec, records[0].offset)
+    assert as_written(data) == read_by_client(data) == records
+
+
+@given(written(min_size=2), st.sampled_from(list(CODECS.values())), st.data())
+def test_a_fetch_can_begin_in_the_middle_of_a_batch(records: list[Written], codec: int, data: st.DataObject) -> None:
+    """Records below the position are left out, and only those."""
+    position = data.draw(st.integers(records[0].offset, records[-1].offset))
+    batch = build(records, codec, records[0].offset)
+    assert as_written(batch, position) == [record for record in records if record.offset >= position]
+
+
+@given(written(), st.integers(0, 2**62))
+def test_log_append_time_overrides_the_records_own(records: list[Written], append_time: int) -> None:
+    """Where the topic has LogAppendTime, every record has the time of its batch."""
+    data = build(records, 0, records[0].offset, append_time)
+    assert as_written(data) == [record._replace(timestamp=append_time) for record in records]
+
+
+@given(written(), st.sampled_from(list(CODECS.values())), st.integers(1, 300), st.integers(1, 4))
+def test_a_batch_is_cut_into_chunks(records: list[Written], codec: int, max_bytes: int, max_records: int) -> None:
+    """However small the chunks: they hold the same records, a single one at least, and each knows where it ends."""
+    data = build(records, codec, records[0].offset)
+    with patch.multiple(unpacking, CHUNK_BYTES=max_bytes, CHUNK_RECORDS=max_records):
+        cut = list(chunks(data, 0))
+        assert as_written(data) == records
+    for chunk in cut:
+        assert 1 <= chunk.record_count <= max_records
+        assert len(chunk.records) <= max_bytes or chunk.record_count == 1
+    assert sum(chunk.record_count for chunk in cut) == len(records)
+    assert [chunk.next_offset for chunk in cut] == [decode(chunk)[-1].offset + 1 for chunk in cut]
+
+
+@given(written(), st.integers(300, 2000))
+def test_what_is_encoded_the_client_reads_back(records: list[Written], max_bytes: int) -> None:
+    """Output batches hold the records in their order, and none is larger than allowed but for a single record."""
+    (chunk,) = chunks(build(records, 0, records[0].offset), 0)
+    output = [finished(batch) for batch in encode([(r.timestamp, r.content) for r in decode(chunk)], max_bytes)]
+    found = [record for data in output for record in read_by_client(data)]
+    assert [record[1:] for record in found] == [record[1:] for record in records]
+    for data in output:
+        assert len(data) <= max_bytes or len(read_by_client(data)) == 1
+        assert [record.offset for record in read_by_client(data)] == list(range(len(read_by_client(data))))
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5))
+def test_timestamps_of_any_value_are_passed_on(timestamps: list[int]) -> None:
+    """Even where their difference overflows, which then is Java's: what a reader adds up is the timestamp again."""
+    content = bytes(VARINT[-1] + VARINT[-1] + VARINT[0])
+    (batch,) = encode([(timestamp, content) for timestamp in timestamps], 10**6)
+    (chunk,) = chunks(finished(batch), 0)
+    assert [record.timestamp for record in decode(chunk)] == timestamps
+    assert (batch.base_timestamp, batch.max_timestamp) == (timestamps[0], max(timestamps))
+
+
+@given(DATA, DATA, st.integers(0, 2**60), st.integers(-1, 2**60))
+def test_a_record_of_an_old_format_becomes_a_batch(
+    key: bytes | None, value: bytes | None, offset: int, timestamp: int
+) -> None:
+    """It keeps its offset and its timestamp, and has no headers."""
+    assert read_by_client(encode_one(offset, timestamp, key, value)) == [Written(offset, timestamp, key, value, ())]
+
+
+@given(written(), st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=200)), max_size=70))
+def test_headers_are_added_behind_the_own(records: list[Written], added: list[tuple[str, bytes]]) -> None:
+    """The record's own headers stay, in their order, and the new ones follow."""
+    (chunk,) = chunks(build(records, 0, records[0].offset), 0)
+    for record, before in zip(decode(chunk), records, strict=True):
+        content = add_headers(record, [(name.encode(), value) for name, value in added])
+        (batch,) = encode([(record.timestamp, content)], 10**6)
+        (after,) = read_by_client(finished(batch))
+        assert after[1:] == (before.timestamp, before.key, before.value, before.headers + tuple(added))
+
+
+# --- hostile bytes ---
+
+
+def usual_value(name: str = "a", amount: object = 10) -> bytes:
+    """Return a value of the usual form."""
+    return json.dumps({"source": name, "target": "b", "amount": amount, "currency": "EUR"}).encode()
+
+
+def record_bytes(value: bytes, timestamp_delta: int = 0, offset_delta: int = 0) -> bytes:
+    """Return a record without key and headers, as it lies in a batch."""
+    content = VARINT[-1] + VARINT[len(value)] + value + VARINT[0]
+    body = b"\0" + VARINT[timestamp_delta] + VARINT[offset_delta] + content
+    return VARINT[len(body)] + body
+
+
+def branched(chunk: Chunk, *, fast: bool) -> dict[str, list[tuple[int, bytes]]] | None:
+    """Return where the records go, with or without the short cut; None where the chunk cannot be read."""
+    branches = {route: [] for route in ROUTES}
+    try:
+        with patch.object(branching, "_branch_usual", branching._branch_usual if fast else lambda *_: False):
+            branch(chunk, "topic", 0, OUTPUTS, branches, [])
+    except BatchError:
+        return None
+    return {route: [(time, bytes(content)) for time, content in records] for route, records in branches.items()}
+
+
+VALUES = st.one_of(
+    st.builds(usual_value, st.sampled_from(["a", "x" * 60, "\x7f"]), st.sampled_from([1, 899.99, 900, 10**14, 0.5])),
+    st.builds(
+        lambda inner: usual_value("PLACE").replace(b"PLACE", inner), st.builds(record_bytes, st.just(usual_value()))
+    ),
+    st.builds(lambda value, more: value + more + value, st.builds(usual_value), st.binary(max_size=3)),
+    st.builds(record_bytes, st.builds(usual_value)),
+    st.binary(max_size=20),
+)
+
+
+@st.composite
+def hostile_bodies(draw: st.DrawFn) -> bytes:
+    """Return records, many of them usual, in which some bytes may have been changed, added or taken away."""
+    deltas = st.integers(-70, 70) | st.integers(-(2**40), 2**40)
+    body = b"".join(draw(st.lists(st.builds(record_bytes, VALUES, deltas, deltas), max_size=5)))
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(body)))
+        body = body[:at] + draw(st.binary(max_size=2)) + body[at + draw(st.integers(0, 2)) :]
+    return body
+
+
+@settings(max_examples=3000, suppress_health_check=list(HealthCheck))
+@given(hostile_bodies(), st.integers(0, 6), st.sampled_from([0, 10**12, 2**62, 2**63 - 1, -(2**63)]))
+def test_the_short_cut_agrees_with_the_decoder(body: bytes, record_count: int, base_timestamp: int) -> None:
+    """Whatever the bytes are made to look like: where the pattern has an answer, it is that of the decoder."""
+    chunk = Chunk(body, record_count, 0, base_timestamp, None, -(2**62), record_count)
+    assert branched(chunk, fast=True) == branched(chunk, fast=False)
+
+
+def test_the_short_cut_is_taken() -> None:
+    """Records of the usual form need no decoding, without which the test before would say nothing."""
+    body = b"".join(record_bytes(usual_value(amount=amount), n, n) for n, amount in enumerate([10, 900, 899.99]))
+    chunk = Chunk(body, 3, 0, 0, None, 0, 3)
+    with patch.object(branching, "decode", side_effect=AssertionError):
+        found = branched(chunk, fast=True)
+    assert found is not None
+    assert [len(found[route]) for route in ROUTES] == [2, 1, 0]
+
+
+def has_high_attributes(body: bytes, record_count: int) -> bool:
+    """Return whether a record's attributes are above 127. They are a byte, but the client reads them as a varint."""
+    at = 0
+    for _ in range(record_count):
+        length, start = read_varint(body, at)
+        if start >= len(body) or body[start] > 127:
+            return True
+        at = start + length
+    return False
+
+
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@given(hostile_bodies(), st.integers(0, 6))
+def test_what_the_client_can_read_we_read_alike(body: bytes, record_count: int) -> None:
+    """No bytes end in anything but an answer or a BatchError; what the client reads of them, we read as well."""
+    header = HEADER.pack(0, len(body) + 49, 0, 2, 0, 0, record_count - 1, 0, 0, -1, -1, -1, record_count)
+    try:
+        expected = read_by_client(header + body)
+    except (KafkaError, UnicodeDecodeError):
+        expected = None
+    assume(expected is None or not has_high_attributes(body, record_count))
+    try:
+        found = as_written(header + body)
+    except (BatchError, KafkaError, UnicodeDecodeError):
+        found = None
+    if expected is not None:
+        assert found == expected
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_what_is_cut_off_is_an_error(codec: int) -> None:
+    """A batch that ends too early says at which offset; nothing else is raised, whatever the codec."""
+    data = build([Written(n, 0, b"k", bytes([n]) * 100, ()) for n in range(50)], codec)
+    for end in (*range(HEADER.size, len(data), 7), len(data) - 1):
+        with pytest.raises(BatchError, match="offset 0"):
+            as_written(data[:end])
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+def test_a_batch_that_inflates_is_unpacked_bit_by_bit(codec: str) -> None:
+    """Half a gigabyte in one batch: the chunks come one after the other, and none is held longer than needed."""
+    record = Written(0, 0, None, bytes(1_000_000), ())
+    builder = DefaultRecordBatchBuilder(2, CODECS[codec], False, -1, -1, -1, batch_size=10**9)
+    for n in range(100):
+        builder.append(n, *record[1:4], [])
+    batch = bytes(builder.build())
+    total = 0
+    for chunk in chunks(batch, 0):
+        assert len(chunk.records) < 2_100_000
+        total += chunk.record_count
+    assert total == 100
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd"])
+def test_a_record_that_nothing_could_take_is_not_unpacked(codec: str) -> None:
+    """It is refused by the length that it states, before its bytes are there."""
+    with patch.multiple(unpacking, CHUNK_BYTES=1000, MAX_RECORD_BYTES=10_000):
+        data = build([Written(7, 0, None, b"x" * 500, ()), Written(9, 0, None, bytes(50_000), ())], CODECS[codec], 5)
+        first, *rest = chunks_until_error(data)
+        assert first.record_count == 1
+        assert "offset 9" in str(rest[-1])
+
+
+def chunks_until_error(data: bytes) -> Iterator[Chunk | BatchError]:
+    """Yield the chunks, and the error that ends them."""
+    try:
+        yield from chunks(data, 0)
+    except BatchError as error:
+        yield error

@@ -1,0 +1,42 @@
+"""The last words: one line for whatever is raised, without what was in a record."""
+
+from collections.abc import Callable
+
+import pytest
+from kafka.errors import KafkaError, ProducerFencedError
+
+from remedies import explain
+from settings import OUTPUT_TOPICS, Settings
+from varints import BatchError
+
+SETTINGS = Settings.from_env(
+    {
+        "KAFKA_BROKER_URL": "localhost:1",
+        "TRANSACTIONS_TOPIC": "in",
+        **dict(OUTPUT_TOPICS.values()),
+        "TRANSACTIONAL_ID": "this-one",
+    }
+)
+
+
+@pytest.mark.parametrize("fail", [lambda: b"secret\xff".decode(), lambda: int("secret"), lambda: {}["secret"]])
+def test_an_unexpected_error_is_told_by_its_place(fail: Callable[[], object]) -> None:
+    """Its own text may quote a record, so it is left out."""
+    with pytest.raises((ValueError, KeyError)) as raised:
+        fail()
+    line = explain(raised.value, SETTINGS)
+    assert line.startswith(f"an unexpected {raised.type.__name__} in ")
+    assert "test_remedies.py:" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("type_of_error", [KafkaError, BatchError])
+def test_what_the_detector_raises_itself_is_said_as_it_is(type_of_error: type[KafkaError]) -> None:
+    """Without the name of a class in front, and in one line."""
+    assert explain(type_of_error("in[0]: too\nlarge"), SETTINGS) == "in[0]: too large"
+
+
+@pytest.mark.parametrize("error", [ProducerFencedError("1"), KafkaError("in an error state: ProducerFencedError")])
+def test_a_broker_error_is_known_within_another(error: KafkaError) -> None:
+    """The client wraps some."""
+    assert "another instance has the same TRANSACTIONAL_ID (this-one)" in explain(error, SETTINGS)

@@ -1,0 +1,66 @@
+"""Kafka's varints: groups of seven bits, the lowest first, of a number in zigzag form (0, -1, 1, -2 are 0, 1, 2, 3).
+
+https://kafka.apache.org/documentation/#messageformat uses the encoding of Protocol Buffers.
+"""
+
+from kafka.errors import KafkaError
+
+Bytes = bytes | bytearray | memoryview
+
+LARGEST_REMEMBERED = 30_000
+"""About as many as a batch has records, because offset deltas count up from 0."""
+
+
+class BatchError(KafkaError):
+    """A batch that cannot be read, or a record too large to be passed on; the message says which, and why."""
+
+
+class _Varints(dict[int, bytes]):
+    # Encodes on demand, and remembers small numbers.
+    def __missing__(self, number: int) -> bytes:
+        signed = int64(number)  # the difference of two timestamps can have 65 bits
+        zigzag = signed << 1 ^ signed >> 63
+        data = bytearray()
+        while zigzag > 127:
+            data.append(zigzag & 127 | 128)
+            zigzag >>= 7
+        data.append(zigzag)
+        if 0 <= number <= LARGEST_REMEMBERED:
+            self[number] = bytes(data)
+        return bytes(data)
+
+
+class _Numbers(dict[bytes, int]):
+    # Decodes on demand, and remembers short varints.
+    def __missing__(self, data: bytes) -> int:
+        number, _ = read_varint(data, 0)
+        if len(data) <= 2:
+            self[data] = number
+        return number
+
+
+VARINT, NUMBER = _Varints(), _Numbers()
+"""`VARINT[n]` is n encoded; `NUMBER[data]` is data decoded."""
+
+
+def read_varint(data: Bytes, at: int) -> tuple[int, int]:
+    """Return the number at this index, and the index after it. Raises IndexError and BatchError."""
+    byte = data[at]
+    at += 1
+    if byte < 128:
+        return byte >> 1 ^ -(byte & 1), at
+    zigzag, shift = byte & 127, 7
+    while True:
+        byte = data[at]
+        at += 1
+        zigzag |= (byte & 127) << shift
+        if byte < 128:
+            return zigzag >> 1 ^ -(zigzag & 1), at
+        shift += 7
+        if shift > 63:
+            raise BatchError("a number has more than 64 bits")
+
+
+def int64(number: int) -> int:
+    """Return the number wrapped to 64 bits, as Java's long overflows."""
+    return (number + 2**63) % 2**64 - 2**63
