@@ -45,9 +45,9 @@ def test_a_sleep_that_takes_longer_does_not_lower_the_rate(rate: float) -> None:
 
 
 def test_bursts_are_small() -> None:
-    """At 1,000 a second there are a few every few milliseconds, not a thousand every second."""
+    """At 1,000 a second there are some every few milliseconds, not a thousand every second."""
     clock = Clock()
-    assert max(run(Pacer(1000, clock), clock, 10)) <= 6
+    assert max(run(Pacer(1000, clock), clock, 10)) <= 26
 
 
 def test_a_short_lag_is_made_up_for() -> None:
@@ -58,17 +58,17 @@ def test_a_short_lag_is_made_up_for() -> None:
     assert pacer.due(MANY) == 500
 
 
-def test_a_long_lag_is_forgiven() -> None:
+def test_a_long_lag_is_dropped() -> None:
     """After an hour lost, no more than those of MAX_LAG_SECONDS follow, and then the usual rate."""
     clock = Clock()
     pacer = Pacer(1000, clock)
     clock.now += 3600
     assert pacer.due(MANY) == 1000 * MAX_LAG_SECONDS
-    assert abs(sum(run(pacer, clock, 10)) - 10_000) <= 5
+    assert abs(sum(run(pacer, clock, 10)) - 10_000) <= 1 + 1000 * BURST_SECONDS
 
 
-def test_a_slow_rate_survives_the_forgiving() -> None:
-    """One in a thousand seconds is later than any lag that is forgiven, and comes all the same."""
+def test_the_lag_of_a_slow_rate_is_never_dropped() -> None:
+    """One in a thousand seconds is due later than MAX_LAG_SECONDS, and comes all the same."""
     clock = Clock()
     assert sum(run(Pacer(0.001, clock), clock, 10_000)) in (9, 10)
 
@@ -81,10 +81,10 @@ def test_what_the_caller_has_no_room_for_stays_due() -> None:
     assert [pacer.due(10), pacer.due(0), pacer.due(MANY)] == [10, 0, 90]
 
 
-def test_unlimited_never_pauses() -> None:
-    """At an unlimited rate there is always something due, and no pause."""
+def test_unlimited_hardly_pauses() -> None:
+    """At an unlimited rate there is always something due, and time for the sending thread in between."""
     clock = Clock()
     pacer = Pacer(UNLIMITED, clock)
     assert pacer.due(MANY) > 0
     assert pacer.due(3) == 3
-    assert pacer.pause() == 0
+    assert 0 < pacer.pause() < 0.005
