@@ -5,12 +5,29 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Compose v2 where there is one, else v1; `make COMPOSE=docker-compose …` decides otherwise.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-KAFKA := $(COMPOSE) -f docker-compose.kafka.yml
+# What is asked for beside the tutorial's two compositions: make up KRAFT=1 MONITORING=1 …, and likewise for all targets.
+# docs/clusters.md has the clusters, each with volumes of its own.
+CLUSTER = $(if $(THREE_BROKERS),compose/three-brokers.yml,$(if $(KRAFT),compose/kraft.yml,docker-compose.kafka.yml))
+CLUSTERS = docker-compose.kafka.yml compose/kraft.yml compose/three-brokers.yml
+KAFKA = $(COMPOSE) --project-directory . -f $(CLUSTER) $(if $(SECURE),-f compose/secure.kafka.yml $(if $(KRAFT),-f compose/secure.kraft.yml))
+BROKERS = broker $(if $(THREE_BROKERS),broker-2 broker-3)
+OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml)
+SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml $(OVERLAYS)
+ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/alerts.yml
+# The broker's health check, at once and not just every 15 seconds.
+BROKER_ANSWERS = docker exec $$id bash -c "$$(docker inspect -f '{{index .Config.Healthcheck.Test 3}}' $$id)" >/dev/null 2>&1
+# Whether the broker that is here, running or not, is another cluster's.
+IS_OTHER = id=$$($(KAFKA) ps -aq broker) && [ -n "$$id" ] && ! docker inspect -f '{{index .Config.Labels "com.docker.compose.project.config_files"}}' $$id | grep -q '$(CLUSTER)'
 TOPIC ?= queueing.transactions
-# The benchmarks measure our services on it as well where it is: `sh bench/pypy.sh .pypy` makes it.
-PYPY ?= $(wildcard .pypy/python)
+# Shows what a terminal would obey, such as escape sequences, as a replacement character each; UTF-8 stays legible.
+VISIBLE = LC_ALL=C sed -u -e 's/[\x00-\x08\x0b-\x1f\x7f]/�/g' -e 's/\xc2[\x80-\x9f]/�/g'
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
+# One broker, and the users that compose/users.sh makes.
+$(if $(SECURE),$(foreach other,THREE_BROKERS MONITORING ALERTS,$(if $($(other)),$(error SECURE=1 does not go with $(other)=$($(other)): leave one of them out))))
+ifdef THREE_BROKERS
+export KAFKA_BROKER_URL ?= broker:9092,broker-2:9092,broker-3:9092
+endif
 
 .PHONY: help
 help: ## List the targets
@@ -31,26 +48,34 @@ network-rm: engine ## Remove that network
 	@! docker network inspect kafka-network >/dev/null 2>&1 || docker network rm kafka-network
 
 .PHONY: kafka
-kafka: network ## Start ZooKeeper and the broker, and wait until they are healthy
+kafka: network $(if $(SECURE),certs) ## Start the cluster, and wait until it answers
+	@! { $(IS_OTHER); } || { echo "The broker of another cluster is here: 'make down' first. $(CLUSTER) is a cluster of its own; the other one's records stay in its volumes."; exit 1; }
 	$(KAFKA) up -d
-	@echo "Waiting for the broker ..."; for i in $$(seq 120); do docker inspect -f '{{.State.Health.Status}}' $$($(KAFKA) ps -q broker) | grep -q '^healthy' && exit; sleep 1; done; echo "The broker is not healthy after two minutes: see 'make logs'."; exit 1
+	@echo "Waiting for the broker ..."; for id in $$($(KAFKA) ps -q $(BROKERS)); do for i in $$(seq 120); do $(BROKER_ANSWERS) && continue 2; sleep 1; done; echo "The broker does not answer after two minutes: see '$(KAFKA) logs'."; exit 1; done
+ifdef SECURE
+	@echo "Waiting for the users ..."; id=$$($(KAFKA) ps -aq users); for i in $$(seq 120); do [ "$$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' $$id)" = "exited 0" ] && exit; sleep 1; done; echo "The users and their rights are not there after two minutes: see '$(KAFKA) logs users'."; exit 1
+endif
+
+.PHONY: certs
+certs: ## Make what SECURE=1 needs, where it is absent: a private CA, the broker's certificate, passwords
+	@compose/certs.sh
 
 .PHONY: up
 up: kafka ## Start everything: network, cluster, generator and detector
-	$(COMPOSE) up -d --build
+	$(SERVICES) up -d --build
 
 .PHONY: down
 down: engine ## Stop everything and remove the containers; the records stay
-	$(COMPOSE) down
-	$(KAFKA) down
+	$(SERVICES) down
+	COMPOSE_IGNORE_ORPHANS=false $(KAFKA) down --remove-orphans # also what was started with other variables
 
 .PHONY: logs
 logs: engine ## Follow the logs of the generator and the detector
-	$(COMPOSE) logs -f --tail 20
+	$(SERVICES) logs -f --tail 20
 
 .PHONY: ps
 ps: engine ## List the containers and their health
-	@$(KAFKA) -f docker-compose.yml ps
+	@$(KAFKA) -f docker-compose.yml $(OVERLAYS) ps
 
 .PHONY: topics
 topics: engine ## Describe the topics and show how far the detector is in them
@@ -59,16 +84,22 @@ topics: engine ## Describe the topics and show how far the detector is in them
 
 .PHONY: consume
 consume: engine ## Print a topic until Ctrl-C: make consume TOPIC=streaming.transactions.fraud
-	$(KAFKA) exec broker kafka-console-consumer --bootstrap-server localhost:9092 --topic $(TOPIC) --isolation-level read_committed --from-beginning
+	@$(KAFKA) exec $$([ -t 0 ] || echo -T) broker bash -c "kafka-console-consumer --bootstrap-server localhost:9092 --topic $(TOPIC) --isolation-level read_committed --from-beginning --property value.deserializer=org.apache.kafka.common.serialization.StringDeserializer | $(VISIBLE)"
 
 .PHONY: scale
-scale: engine ## Run so many detectors, which share the partitions: make scale N=2
-	$(COMPOSE) up -d --no-recreate --scale detector=$(or $(N),$(error make scale N=2: give N the number of detectors)) detector
+scale: engine ## Run several detectors, which share the partitions: make scale N=2
+	$(SERVICES) up -d --no-recreate --scale detector=$(or $(N),$(error make scale N=2: give N the number of detectors)) detector
+
+.PHONY: attack
+attack: ALERTS := 1
+attack: engine $(BIN)/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
+	@$(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
 
 .PHONY: clean
 clean: engine ## Remove everything: containers, the records in their volumes, our images, the network
 	@echo "Removing the containers, the volumes with all records, the images of the services, and the network."
-	$(COMPOSE) down --volumes --rmi local && $(KAFKA) down --volumes
+	$(ALL_SERVICES) down --volumes --rmi local && for file in $(CLUSTERS); do COMPOSE_IGNORE_ORPHANS=false $(COMPOSE) --project-directory . -f $$file down --volumes --remove-orphans || exit; done
 	@docker image prune --force --filter label=streaming-fraud-detection >/dev/null # those that a newer build replaced
 	@$(MAKE) --no-print-directory network-rm
 
@@ -80,47 +111,51 @@ $(BIN)/ready: requirements-dev.txt
 	@touch $@
 
 .PHONY: demo
-demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20
-	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),20)
+demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20, or WEB=1 for the page
+	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),$(if $(WEB),0,20)) $(if $(WEB),--web)
 
 .PHONY: watch
 watch: $(BIN)/ready ## The same live view on the running compositions, through localhost:29092
 	@$(BIN)/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 
 .PHONY: screenshot
-screenshot: $(BIN)/ready ## Make the picture of the live view in the README again
-	@$(BIN)/python -m demo --duration 20 --svg docs/demo.svg
+screenshot: $(BIN)/ready ## Make the pictures of the live view and of the page again, in six minutes; the latter needs Chromium
+	@$(BIN)/python -m demo --duration 330 --svg docs/demo.svg --web --png docs/dashboard.png
 
 .PHONY: test
 test: $(BIN)/ready ## Run every test that this machine can run, and name those it cannot
-	$(BIN)/pytest
+	$(BIN)/python -m embedded prepare && $(BIN)/pytest -n 3
 
 .PHONY: test-faults
 test-faults: $(BIN)/ready ## Inflict every fault many times, and count every record: make test-faults ROUNDS=10 SEED=1
-	ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest tests/faults
+	ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest -o faulthandler_timeout=0 tests/faults tests/compositions/test_restarts.py
 
 .venv-bench/ready: bench/requirements.txt
 	$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --require-hashes -r bench/requirements.txt
 	@touch $@
 
-.PHONY: bench bench-latency bench-generator bench-scale
-bench: .venv-bench/ready ## Drain a topic with the detector and with its peers, and write the README's section
-	.venv-bench/bin/python -m bench throughput $(if $(PYPY),--pypy $(PYPY)) && .venv-bench/bin/python -m bench report
-bench-latency: .venv-bench/ready ## The time from a record's creation to its output, ours and the peers'
-	.venv-bench/bin/python -m bench latency $(if $(PYPY),--pypy $(PYPY)) && .venv-bench/bin/python -m bench report
-bench-generator: .venv-bench/ready ## The rate asked for and the rate delivered
-	.venv-bench/bin/python -m bench generator $(if $(PYPY),--pypy $(PYPY)) && .venv-bench/bin/python -m bench report
+BENCH = .venv-bench/bin/python -m bench
+BENCH_OPTIONS = $(if $(BEFORE),--before $(BEFORE))
+
+.PHONY: bench bench-latency bench-memory bench-scale
+bench: .venv-bench/ready ## Drain a topic with the detector and its peers, and write docs/performance.md: make bench BEFORE=main~5
+	$(BENCH) throughput $(BENCH_OPTIONS) && $(BENCH) report
+bench-latency: .venv-bench/ready ## The cold start, then the age of records at 1,000/s and the CPU time it takes, ours and the peers'
+	$(BENCH) latency $(BENCH_OPTIONS) && $(BENCH) report
+bench-memory: .venv-bench/ready ## Whether the detector's memory stays flat over ten million records
+	$(BENCH) throughput --stream long --rounds 1 --only detector $(BENCH_OPTIONS) && $(BENCH) report
 bench-scale: .venv-bench/ready ## One to four detectors on as many partitions
-	.venv-bench/bin/python -m bench scale && .venv-bench/bin/python -m bench report
+	$(BENCH) scale && $(BENCH) report
 
 .PHONY: lint
 lint: $(BIN)/ready ## Check format, style, types, and the workflow in .github
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
-	for service in generator detector; do (cd $$service && ../$(BIN)/mypy --config-file ../pyproject.toml *.py) || exit 1; done; $(BIN)/mypy embedded demo && $(BIN)/mypy bench --exclude bench/peers
+	for service in generator detector alerter; do (cd $$service && ../$(BIN)/mypy --config-file ../pyproject.toml *.py) || exit 1; done; $(BIN)/mypy embedded demo && $(BIN)/mypy bench --exclude bench/peers
 	@if command -v actionlint >/dev/null; then actionlint; elif command -v go >/dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7; else echo "actionlint is left out: neither it nor Go is installed"; fi
 
+LOCKED = generator detector alerter bench demo
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 .PHONY: lock
 lock: $(BIN)/ready ## Pin the newest allowed versions, with hashes, in the requirements files
-	for service in generator detector; do echo 'kafka-python[crc32c]==3.0.12' | $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' --output-file $$service/requirements.txt -; done
-	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --group dev --no-annotate --custom-compile-command 'make lock' --output-file requirements-dev.txt
-	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' --output-file bench/requirements.txt bench/requirements.in
+	for folder in $(LOCKED); do $(COMPILE) --output-file $$folder/requirements.txt $$folder/requirements.in || exit 1; done
+	$(COMPILE) --group dev --output-file requirements-dev.txt

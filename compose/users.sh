@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The secured cluster's users, with the rights that each needs and no others. It can be run again: for a new password,
+# or after a topic got another name.
+set -euo pipefail
+kafka() { "kafka-$1" --bootstrap-server localhost:9092 "${@:2}"; }
+
+# The detector makes its output topics itself; the generator may not make this one.
+kafka topics --create --if-not-exists --topic "$TRANSACTIONS_TOPIC"
+
+# A command's arguments can be seen by others on the machine, so the passwords are not in them.
+for user in generator detector; do
+  kafka configs --alter --entity-type users --entity-name $user \
+    --add-config-file <(echo "SCRAM-SHA-512=password=$(<"/run/secrets/$user-password")")
+done
+
+# Read and Write include Describe.
+kafka acls --add --allow-principal User:generator --operation Write --topic "$TRANSACTIONS_TOPIC"
+kafka acls --add --allow-principal User:detector --operation Read --topic "$TRANSACTIONS_TOPIC" --group "$CONSUMER_GROUP"
+kafka acls --add --allow-principal User:detector --operation Create --operation DescribeConfigs --operation Write \
+  --topic "$LEGIT_TOPIC" --topic "$FRAUD_TOPIC" --topic "$DEAD_LETTER_TOPIC"
+# Each instance has a transactional id of its own, the group's name and its host's.
+kafka acls --add --allow-principal User:detector --operation Write \
+  --transactional-id "$CONSUMER_GROUP-" --resource-pattern-type prefixed
