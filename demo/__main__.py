@@ -7,31 +7,25 @@ import argparse
 import logging
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing, nullcontext
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from rich.console import Console
 
-from demo.observer import FRAUD_AMOUNT, Observer
-from demo.view import EXPECTED_SHARE, render, watch
+from demo.observer import EXPECTED_SHARE, FRAUD_AMOUNT, Observer
+from demo.page import Page
+from demo.view import render, watch
+from demo.web import PORT, PageError, serving
 from embedded import Cluster, JarError, ServerError
+from embedded.pipeline import Pipeline
+from embedded.service import Service, ServiceError
 
-ROOT = Path(__file__).parent.parent
-GROUP = "fraud-detector"
 RATE = os.environ.get("TRANSACTIONS_PER_SECOND") or "1000"
-TOPICS = {
-    "transactions": "queueing.transactions",
-    "legit": "streaming.transactions.legit",
-    "fraud": "streaming.transactions.fraud",
-    "dead_letter": "streaming.transactions.dead-letter",
-}
+WEB_HELP = f"show it as a page as well, at http://localhost:{PORT} unless another port is given"
+TITLE = f"{RATE} transactions/s, and a malformed one every two seconds"
 MALFORMED = (
     b"not JSON at all",
     b'{"source": "alice", "target": "bob", "amount": "950", "currency": "EUR"}',
@@ -41,88 +35,92 @@ MALFORMED = (
 )
 
 
-@contextmanager
-def service(name: str, broker_url: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a service as a process, as in production, and stop it by SIGTERM at the end of the block at the latest."""
-    environ |= {"KAFKA_BROKER_URL": broker_url, "CONSUMER_GROUP": GROUP}
-    environ |= {f"{role.upper()}_TOPIC": topic for role, topic in TOPICS.items()}
-    with tempfile.TemporaryFile("w+") as log:
-        # A session of its own: Ctrl-C is for the demo, which stops its services one after the other.
-        process = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=ROOT / name,
-            env=os.environ | environ,
-            stdout=log,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            yield process
-            stop(process)
-        finally:
-            process.kill()
-            if process.wait() != 0:
-                log.seek(0)
-                print(f"The {name} ended with exit code {process.returncode}. Its log:\n{log.read()}", file=sys.stderr)
+class Malformed:
+    """Writes a malformed transaction every two seconds."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.producer = KafkaProducer(bootstrap_servers=pipeline.broker_url)
+        self.topic = pipeline.transactions
+        self.started = time.monotonic()
+        self.sent = 0
+
+    def send_if_due(self) -> None:
+        """Write the next one if it is time for it."""
+        if time.monotonic() - self.started > 2 * (self.sent + 1):
+            self.producer.send(self.topic, MALFORMED[self.sent % len(MALFORMED)], key=b"%d" % self.sent)
+            self.sent += 1
+
+    def close(self) -> None:
+        """Wait until all are delivered, and disconnect."""
+        self.producer.flush()
+        self.producer.close()
 
 
-def stop(process: subprocess.Popen[str]) -> None:
-    """Stop a service in order, as Compose does."""
-    process.terminate()
-    process.wait(60)
+def run(console: Console, seconds: float, svg: str | None, png: str | None, port: int) -> bool:
+    """Run everything for this many seconds (0: until Ctrl-C), and return whether the audit holds."""
+    page = Page(TITLE)
+    with serving(page, "127.0.0.1", port) if port else nullcontext(), Cluster() as cluster:
+        pipeline = Pipeline.of_compose(cluster.bootstrap_servers)
+        with (
+            pipeline.service("detector") as detector,
+            pipeline.service("generator", TRANSACTIONS_PER_SECOND=RATE) as generator,
+        ):
+            wait_for_topics(pipeline, detector)
+            with closing(Observer(pipeline, from_start=True)) as observer:
+                with closing(Malformed(pipeline)) as malformed:
+                    show(observer, console, seconds, malformed, (generator, detector), page)
+                if svg:
+                    save_picture(observer, svg)
+                if png:
+                    from demo.picture import save_page  # imported here: nothing else needs playwright
+
+                    save_page(f"http://localhost:{port}", png)
+                console.out("Stopping the generator, letting the detector drain, and checking every record ...")
+                stop(generator)
+                while observer.lag_now():
+                    observer.poll(0.25)
+                    detector.check()
+                stop(detector)
+                observer.read_to_end()
+                return audit(observer, console, malformed.sent)
 
 
-def wait_for_topics(broker_url: str, detector: subprocess.Popen[str]) -> None:
-    """Wait until the detector has created its topics. Raises RuntimeError where it ends instead."""
-    with closing(KafkaAdminClient(bootstrap_servers=broker_url)) as admin:
-        while not set(TOPICS.values()) <= set(admin.list_topics()):
-            if detector.poll() is not None:
-                raise RuntimeError("the detector has ended")
+def wait_for_topics(pipeline: Pipeline, detector: Service) -> None:
+    """Wait until the detector has created its topics. Raises ServiceError if it ends instead."""
+    with pipeline.admin() as admin:
+        while not {pipeline.transactions, *pipeline.outputs} <= set(admin.list_topics()):
+            detector.check()
             time.sleep(0.1)
 
 
-def run(console: Console, duration: float, svg: str | None) -> bool:
-    """Run everything for so many seconds (0: until Ctrl-C), and return whether the audit holds."""
-    console.print("Starting Kafka ...")
-    with (
-        Cluster() as cluster,
-        service("detector", cluster.bootstrap_servers) as detector,
-        service("generator", cluster.bootstrap_servers, TRANSACTIONS_PER_SECOND=RATE) as generator,
-        closing(KafkaProducer(bootstrap_servers=cluster.bootstrap_servers)) as malformed,
-    ):
-        wait_for_topics(cluster.bootstrap_servers, detector)
-        with closing(Observer(cluster.bootstrap_servers, TOPICS, GROUP, from_start=True)) as observer:
-            started = time.monotonic()
-            sent = 0
+def show(
+    observer: Observer,
+    console: Console,
+    seconds: float,
+    malformed: Malformed,
+    services: tuple[Service, ...],
+    page: Page,
+) -> None:
+    """Show the view for this many seconds (0: until Ctrl-C). Raises ServiceError if a service ends."""
+    started = time.monotonic()
 
-            def tick() -> bool:
-                nonlocal sent
-                elapsed = time.monotonic() - started
-                if elapsed > 2 * (sent + 1):  # one every two seconds
-                    malformed.send(TOPICS["transactions"], MALFORMED[sent % len(MALFORMED)], key=b"%d" % sent)
-                    sent += 1
-                for process, name in ((generator, "generator"), (detector, "detector")):
-                    if process.poll() is not None:
-                        raise RuntimeError(f"the {name} has ended")
-                return not duration or elapsed < duration
+    def tick() -> bool:
+        malformed.send_if_due()
+        page.take(observer)
+        for service in services:
+            service.check()
+        return not seconds or time.monotonic() - started < seconds
 
-            try:
-                watch(observer, console, f"{RATE} transactions/s, and a malformed one every two seconds", tick)
-            except KeyboardInterrupt:
-                pass
-            if svg:
-                save_picture(observer, svg)
-            console.print(
-                "Stopping the generator, letting the detector drain, and checking every record ...", soft_wrap=True
-            )
-            stop(generator)
-            malformed.flush()
-            while observer.lag_now():
-                observer.poll(0.25)
-            stop(detector)
-            observer.read_to_end()
-            return audit(observer, console, sent)
+    try:
+        watch(observer, console, TITLE, tick)
+    except KeyboardInterrupt:
+        pass
+
+
+def stop(service: Service) -> None:
+    """Stop a service gracefully, as Compose does. Raises ServiceError if it does not end that way."""
+    if service.stop(seconds=60):
+        service.check()
 
 
 def audit(observer: Observer, console: Console, malformed: int) -> bool:
@@ -145,30 +143,36 @@ def audit(observer: Observer, console: Console, malformed: int) -> bool:
 
 def save_picture(observer: Observer, path: str) -> None:
     """Write the live view, as it is now, as a picture."""
-    recorder = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
-    recorder.print(render(observer, f"{RATE} transactions/s, and a malformed one every two seconds"))
-    recorder.save_svg(path, title="make demo")
+    with open(os.devnull, "w") as nowhere:
+        recorder = Console(record=True, width=100, file=nowhere)
+        recorder.print(render(observer, TITLE))
+        recorder.save_svg(path, title="make demo")
 
 
 def main() -> int:
-    """Return the exit code: 0 where the audit holds, 1 where it does not or something failed."""
+    """Return the exit code: 0 if the audit holds, 1 if it does not or something failed."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["run", "watch"], default="run")
     parser.add_argument("--duration", type=float, default=20, help="seconds, 0 for until Ctrl-C (default: 20)")
     parser.add_argument("--broker", default="localhost:29092", help="what to watch (default: localhost:29092)")
+    parser.add_argument("--web", type=int, nargs="?", const=PORT, default=0, metavar="PORT", help=WEB_HELP)
     parser.add_argument("--svg", help="write a picture of the live view to this file")
+    parser.add_argument("--png", help="with --web: write a picture of the page to this file, by Chromium")
     arguments = parser.parse_args()
-    # Whatever ends the demo, the blocks that stop its processes are left in order.
+    # However the demo ends, it leaves the blocks that stop its processes in the normal way.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     console = Console()
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters raises
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # whatever matters is raised
     try:
         if arguments.command == "run":
-            return 0 if run(console, arguments.duration, arguments.svg) else 1
-        with closing(Observer(arguments.broker, TOPICS, GROUP, from_start=False)) as observer:
+            if arguments.web:
+                console.print(f"The page is at http://localhost:{arguments.web}", highlight=False)
+            console.print("Starting Kafka ...")
+            return 0 if run(console, arguments.duration, arguments.svg, arguments.png, arguments.web) else 1
+        with closing(Observer(Pipeline.of_compose(arguments.broker), from_start=False)) as observer:
             watch(observer, console, f"{arguments.broker}, since now", lambda: True)
-    except (KafkaError, LookupError, RuntimeError, JarError, ServerError) as error:
+    except (KafkaError, LookupError, TimeoutError, JarError, PageError, ServerError, ServiceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import time
 
 from embedded import Cluster, JarError, PortTakenError, ServerError, jars
 from embedded.java import TOOLS, tool_command
+from embedded.secure import SecuredCluster
 
 
 def main() -> int:
@@ -22,7 +23,7 @@ def main() -> int:
         elif arguments.command == "lock":
             jars.lock()
         else:
-            _run(arguments.brokers, arguments.port)
+            _run(SecuredCluster(arguments.port) if arguments.secure else Cluster(arguments.brokers, arguments.port))
     except (JarError, PortTakenError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, PortTakenError) else 1
@@ -45,20 +46,30 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=9092, help="port of the first broker (default: 9092)")
     parser.add_argument("--brokers", type=int, default=1, help="number of brokers (default: 1)")
-    return parser.parse_args()
+    parser.add_argument(
+        "--secure", action="store_true", help="one broker that asks for TLS, SCRAM-SHA-512 and permissions"
+    )
+    arguments = parser.parse_args()
+    if arguments.secure and arguments.brokers > 1:
+        parser.error("--secure is for one broker")
+    return arguments
 
 
-def _run(brokers: int, port: int) -> None:
+def _run(kafka: Cluster) -> None:
     # Both end the block below in the same way. SIGINT too, because a shell's background jobs start with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        with Cluster(brokers, port) as cluster:
+        with kafka as cluster:
             print(
                 f"Kafka {jars.KAFKA_VERSION} is ready: bootstrap servers {cluster.bootstrap_servers}, "
                 f"ZooKeeper on port {cluster.zookeeper.port}. Ctrl-C ends it and deletes its data.",
                 flush=True,
             )
+            if isinstance(cluster, SecuredCluster):
+                print("That is an open listener, to administer it. The users, still without any permission:")
+                for user in cluster.users:
+                    print(" ".join(f"{name}={value}" for name, value in cluster.environ(user).items()), flush=True)
             while True:
                 for server in (cluster.zookeeper, *cluster.brokers):
                     server.check()

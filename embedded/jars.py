@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,15 +50,15 @@ def locked_jars() -> list[Jar]:
     ]
 
 
-def prepare() -> list[Path]:
-    """Return the paths of all locked jars, after downloading those that the cache lacks.
+def prepare(jars: Sequence[Jar] = ()) -> list[Path]:
+    """Return the paths of these jars, by default of all locked ones, after downloading those that the cache lacks.
 
-    Without a missing jar this needs no network. Every jar is checked every time. Progress goes to stderr.
+    Needs no network once the jars are cached. Every jar is checked every time. Progress goes to stderr.
 
     Raises:
         JarError: a download fails at every attempt, or a jar has another hash than the lock file says.
     """
-    jars, folder = locked_jars(), cache_folder()
+    jars, folder = jars or locked_jars(), cache_folder()
     if not all((folder / jar.file_name).exists() for jar in jars):
         _download(jars, folder)
     for jar in jars:
@@ -65,7 +66,7 @@ def prepare() -> list[Path]:
     return [folder / jar.file_name for jar in jars]
 
 
-def _download(jars: list[Jar], folder: Path) -> None:
+def _download(jars: Sequence[Jar], folder: Path) -> None:
     from jgo.maven import MavenContext  # Here because it is slow to import and rarely needed.
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def _fetch(maven: "MavenContext", jar: Jar) -> Path:
             return artifact.resolve()
         except (OSError, RuntimeError) as error:
             reason = error
-            artifact.cached_path.unlink(missing_ok=True)  # jgo would take a half file for the jar.
+            artifact.cached_path.unlink(missing_ok=True)  # jgo would mistake a partial file for the jar.
     raise JarError(
         f"cannot download {jar.file_name}: {reason}. Check the network and run "
         "`python -m embedded prepare` again; the jars downloaded so far are kept."
@@ -113,7 +114,7 @@ def _check(jar: Jar, path: Path) -> None:
 
 
 def lock() -> None:
-    """Resolve the jars of `KAFKA_VERSION` anew and write the lock file; how to move to another Kafka."""
+    """Resolve the jars of `KAFKA_VERSION` again and write the lock file: this is how to move to another Kafka."""
     from jgo.env import LockFile
     from jgo.maven import MavenContext
 

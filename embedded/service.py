@@ -1,0 +1,139 @@
+"""A service of the pipeline as a process: started as in production, waited for, and stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+OURS = (sys.executable, "app.py")
+
+
+class ServiceError(Exception):
+    """A service has ended that should not have; the message ends with the last lines of its log."""
+
+
+class Service:
+    """A program in its folder, by default the generator's or the detector's; killed at the end of the `with` block."""
+
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], command: Sequence[str] = OURS, name: str | None = None
+    ) -> None:
+        """Start it, with these variables added to the environment; its name is the folder's unless it is given."""
+        self.name = name or folder.name
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the service)
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, **environ},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # keeps the terminal's Ctrl-C away: whoever has started it also stops it
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill it if it still runs."""
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        # The process writes at the position that both share, so this must not move it as read() would.
+        file = self._log.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+    def check(self) -> None:
+        """Raise ServiceError if it has ended."""
+        if self.process.poll() is not None:
+            tail = "\n".join(self.log.splitlines()[-15:])
+            raise ServiceError(f"{self.name} has ended with exit code {self.process.returncode}:\n{tail}")
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        """Wait until it has printed the text. Raises ServiceError if it ends without it, and TimeoutError."""
+
+        def printed() -> bool:
+            has_ended = self.process.poll() is not None  # checked first: its last output may arrive meanwhile
+            if text not in self.log and has_ended:
+                self.check()
+            return text in self.log
+
+        wait_until(printed, seconds, lambda: f"{text!r} in the log:\n{self.log}")
+
+    def wait(self, seconds: float = 120) -> int:
+        """Wait for its end, and return the exit code. Raises TimeoutError."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.name} still runs after {seconds} s:\n{self.log}") from None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> int:
+        """Send it a signal, and return the exit code. Raises TimeoutError."""
+        self.process.send_signal(number)
+        return self.wait(seconds)
+
+
+class Restarted:
+    """A service that is started again when it ends by itself, as by Compose's `restart: unless-stopped`.
+
+    In a `with` block, it is killed for good at the end.
+    """
+
+    def __init__(self, start: Callable[[], Service]) -> None:
+        self.service = start()
+        self.exit_codes: list[int] = []
+        self._start = start
+        self._logs: list[str] = []
+        self._wanted = True
+        self._thread = threading.Thread(target=self._restart, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGKILL)
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that runs now."""
+        return self.service.process.pid
+
+    @property
+    def log(self) -> str:
+        """What all its processes have printed."""
+        return "".join([*self._logs, self.service.log])
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it for good with a signal, and return the exit code. Raises TimeoutError."""
+        self._wanted = False
+        self._thread.join()
+        return self.service.stop(number)
+
+    def _restart(self) -> None:
+        while self._wanted:
+            if self.service.process.poll() is None:
+                time.sleep(0.02)
+                continue
+            self.exit_codes.append(self.service.process.returncode)
+            self._logs.append(self.service.log)
+            time.sleep(0.1)  # Docker's first delay
+            if self._wanted:
+                self.service = self._start()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, describe: Callable[[], str] = str) -> None:
+    """Wait until the condition holds. Raises TimeoutError, with the description, if it does not within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {describe()}")
+        time.sleep(0.05)
