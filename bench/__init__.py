@@ -1,4 +1,1 @@
-"""How fast the detector and the generator are, measured, with other ways to do the same job beside them.
-
->>> python -m bench throughput
-"""
+"""How fast the detector is, with other ways to do the same job beside it: `python -m bench throughput`."""

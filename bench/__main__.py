@@ -1,16 +1,20 @@
-"""Measure the detector, its peers and the generator, and write the README's section about it."""
+"""Measure the detector and its peers, and write docs/performance.md."""
 
 import argparse
 import logging
+import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from bench import generator, latency, report, results, scale, throughput
-from bench.candidates import Candidate, all_candidates, detector
-from bench.results import Row
-from bench.topics import ROOT
+from bench import drain, latency, report, scale
+from bench.candidates import Candidate, all_candidates, checkout
+from bench.inputs import STREAMS
+from bench.rounds import Row, save
 from embedded import JarError, ServerError, jars
+from embedded.pipeline import ROOT
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -23,15 +27,17 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters raises
     # A quick run says nothing about speed: it does not replace results, unless told where to put its own.
-    path = arguments.results or (None if arguments.quick and arguments.command != "report" else RESULTS)
+    results = arguments.results or (RESULTS if arguments.part == "report" or not arguments.quick else Path(os.devnull))
     try:
-        if arguments.command == "report":
-            report.write(path or RESULTS, arguments.readme, arguments.docs)
+        if arguments.part == "report":
+            report.write(results, arguments.page)
             return 0
         jars.prepare()
-        settings, rows = _measure(arguments)
-        results.save(path, arguments.command, settings, rows)
-        print(report.section({arguments.command: {"settings": settings, "rows": rows}}))
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            os.environ["STATE_FOLDER"] = folder  # Faust and Kafka Streams want one, even where there is no state
+            for section, (settings, rows) in _measure(arguments, Path(folder)):
+                save(results, section, settings, rows)
+                print(report.section(section, settings, rows))
     except (RuntimeError, JarError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -40,50 +46,45 @@ def main() -> int:
     return 0
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[Row, list[Row]]:
-    quick, pypy = arguments.quick, arguments.pypy
-    runs = arguments.runs or (1 if quick else 3)
-    match arguments.command:
-        case "throughput":
-            return throughput.measure(_chosen(arguments), runs, arguments.records or (30_000 if quick else 300_000))
-        case "latency":
-            seconds = arguments.seconds or (3 if quick else 30)
-            return latency.measure(
-                _chosen(arguments), runs, seconds, rate=200 if quick else 1000, warm_up=1 if quick else 5
-            )
-        case "generator":
-            rates = ["10", "1000", "unlimited"] if quick else generator.RATES
-            seconds = arguments.seconds or (2 if quick else 10)
-            return generator.measure(pypy, seconds, rates, generator.FAST_RATES, warm_up=1 if quick else 8)
-        case _:
-            records = arguments.records or (40_000 if quick else 100_000)
-            ours = detector("CPython", sys.executable)
-            return scale.measure(ours, 2 if quick else 4, runs, records)
+def _measure(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, tuple[Row, list[Row]]]]:
+    # Yields the name of each section of the results, its settings and its rows.
+    quick, part, records = arguments.quick, arguments.part, arguments.records
+    rounds = arguments.rounds or (1 if quick else 5 if part == "throughput" else 3)
+    candidates = _candidates(arguments, folder)
+    if part == "throughput":
+        for name in arguments.stream or ("usual", "keyed", "dead"):
+            usually = 45_000 if quick else 10_000_000 if name == "long" else 400_000
+            yield f"{part}-{name}", drain.measure(candidates, rounds, records or usually, name)
+    elif part == "latency":
+        seconds, rate, warm_up = (3, 200, 0) if quick else (30, 1000, 15)
+        yield part, latency.measure(candidates, rounds, arguments.seconds or seconds, rate, warm_up)
+    else:
+        yield part, scale.measure(candidates[0], 2 if quick else 4, rounds, records or (30_000 if quick else 200_000))
 
 
-def _chosen(arguments: argparse.Namespace) -> list[Candidate]:
+def _candidates(arguments: argparse.Namespace, folder: Path) -> list[Candidate]:
+    before = checkout(arguments.before, folder) if arguments.before else None
     # A quick run uses what is there: it downloads nothing.
-    candidates = all_candidates(arguments.pypy, download=not arguments.quick)
+    candidates = all_candidates(download=not arguments.quick, before=before)
     names = arguments.only.lower().split(",")
-    return [candidate for candidate in candidates if any(name in candidate.name.lower() for name in names)]
+    chosen = [candidate for candidate in candidates if any(name in candidate.name.lower() for name in names)]
+    if not chosen:
+        raise RuntimeError(f"no candidate has {arguments.only} in its name")
+    return chosen
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("command", choices=["throughput", "latency", "generator", "scale", "report"])
-    parser.add_argument("--quick", action="store_true", help="only see that all works: few records, one run")
-    parser.add_argument("--runs", type=int, help="how often all is measured (default: 3)")
-    parser.add_argument("--records", type=int, help="records to drain, for scale of each partition")
-    parser.add_argument("--seconds", type=int, help="how long each candidate, or rate, is measured")
-    parser.add_argument(
-        "--pypy",
-        type=lambda path: str(Path(path).absolute()),
-        help="a PyPy that has the detector's requirements: ours are measured on it too",
-    )
-    parser.add_argument("--only", default="", help="the candidates whose names have one of these in them: quix,faust")
+    parser.add_argument("part", choices=["throughput", "latency", "scale", "report"])
+    parser.add_argument("--quick", action="store_true", help="only see that all works: few records, one round")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (default: 3, for throughput 5)")
+    parser.add_argument("--records", type=int, help="records to drain; for scale, records of each partition")
+    parser.add_argument("--seconds", type=int, help="latency: how long each candidate is measured")
+    parser.add_argument("--stream", action="append", choices=STREAMS, help="throughput: one of the streams only")
+    parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,faust")
+    parser.add_argument("--before", metavar="COMMIT", help="measure the detector of this commit as well")
     parser.add_argument("--results", type=Path, help="where the results are (default: bench/results.json)")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="report: the file with the section")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="report: the folder for the plots")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md", help="report: where to write it")
     return parser.parse_args()
 
 

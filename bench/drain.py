@@ -1,177 +1,132 @@
-"""Watches candidates drain a full topic, and checks every record before any speed counts.
+"""Watches instances of a candidate drain a full topic, and says how fast they were once they were under way.
 
-The time base, the same for all: while the candidate runs, the ends of its outputs are asked for every POLL_SECONDS as a
-reader of committed records sees them, each time together with the CPU time used so far. These ends count transaction
-markers too, so they say only roughly how many records there are. What they stood for is counted afterwards, when the
-outputs have been read back and the offset of each record is known. The steady rate is then taken from the first
-sample that had records in it to the first that had all: the records committed in between, by the time in between. So
-nobody's start-up counts, nor how large the first commit is, and both ends have the same error of POLL_SECONDS at the
-most, which is 1 % of a drain of two seconds.
+The time base is the same for all: every POLL_SECONDS the ends of the outputs are asked for, as a reader of committed
+records sees them. How many records they stood for, transaction markers left out, is known when the outputs have been
+read back. The steady rate is taken from the first sample that had records in it to the first that had all: the records
+committed in between, by the time in between. So nobody's start-up counts, nor how large the first commit is.
 """
 
-import json
 import time
+from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 
-from bench.candidates import Candidate, Process, running
-from bench.measure import Meter
-from bench.topics import Pipeline, Record, read
+from bench.candidates import Candidate
+from bench.inputs import Sums, fill, sums
+from bench.machine import Meter, Usage
+from bench.rounds import Figures, Row, in_turns
+from embedded import Cluster
+from embedded.pipeline import Pipeline
+from embedded.records import stream
 
 POLL_SECONDS = 0.02
-QUIET_SECONDS = 3.0
-"""The outputs are complete when they have at least as many offsets as there are records and nothing has come for so
-long, which is longer than anyone's commit interval."""
+QUIET_SECONDS = 2.0
+"""A drain is over when nothing has come for so long, which is longer than anyone's commit interval."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """How far a drain was."""
+class Sample(NamedTuple):
+    """How far a drain was, at a moment on the monotonic clock, and what its processes had used."""
 
-    time: float
-    """Seconds, on a monotonic clock."""
+    seconds: float
     ends: dict[TopicPartition, int]
     """The offset after the last committed record or marker."""
-    cpu: float
-    """Seconds of CPU time used until then by all processes."""
+    usage: Usage
 
 
-@dataclass
-class Drain:
-    """What was seen of a drain."""
+class Drain(ExitStack):
+    """Instances of a candidate that drain a topic, for a `with` block."""
 
-    started: float
-    ready: float | None = None
-    """When all instances had their share of the partitions."""
-    samples: list[Sample] = field(default_factory=list)
-    peak_mb: float = 0.0
-    outputs: dict[str, list[Record]] = field(default_factory=dict)
-    """The records of each output by its role."""
+    def __init__(self, candidate: Candidate, pipeline: Pipeline, instances: int = 1, seconds: float = 900) -> None:
+        """Create the outputs, so that nobody's time has that in it, and start the instances, for so many seconds."""
+        super().__init__()
+        pipeline.create(*pipeline.outputs)
+        self.pipeline = pipeline
+        self.samples: list[Sample] = []
+        self.peak_mb = 0.0
+        self.found = Sums(candidate)
+        self.offsets = {TopicPartition(t, p): array("q") for t in pipeline.outputs for p in range(pipeline.partitions)}
+        """The offsets of the records in each output partition, once the drain is complete."""
+        self.deadline = time.monotonic() + seconds
+        consumer = KafkaConsumer(bootstrap_servers=pipeline.broker_url, isolation_level="read_committed")
+        self.consumer = self.enter_context(closing(consumer))
+        self.instances = [self.enter_context(candidate.start(pipeline, number)) for number in range(instances)]
+        self.meter = Meter(*self.instances)
 
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return the offset after the last committed record or marker of each output partition."""
+        ends: dict[TopicPartition, int] = self.consumer.end_offsets(list(self.offsets))
+        return ends
 
-def drain(
-    candidate: Candidate,
-    pipeline: Pipeline,
-    records: int,
-    timeout: float,
-    instances: int = 1,
-    ready: Callable[[], bool] = lambda: True,
-) -> Drain:
-    """Run the candidate until it has committed so many records.
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Take samples until the condition holds. Raises ServiceError if an instance ends, and TimeoutError."""
+        while not condition():
+            ends, now, usage = self.ends(), time.monotonic(), self.meter.read()
+            self.peak_mb = max(self.peak_mb, usage.memory_mb)
+            if not self.samples or ends != self.samples[-1].ends:
+                self.samples.append(Sample(now, ends, usage))
+            if now > self.deadline:
+                raise TimeoutError(f"not done in time: the outputs have {sum(ends.values())} offsets")
+            for instance in self.instances:
+                instance.check()
+            time.sleep(POLL_SECONDS)
 
-    `ready` says whether all instances have their share; what was committed before counts for no rate. Raises
-    RuntimeError if a process ends or takes more than `timeout` seconds.
-    """
-    observer = KafkaConsumer(bootstrap_servers=pipeline.broker_url, isolation_level="read_committed")
-    with closing(observer), ExitStack() as stack:
-        seen = Drain(time.monotonic())
-        processes = [
-            stack.enter_context(
-                running(candidate, pipeline.environ | {"TRANSACTIONAL_ID": f"{pipeline.name}-{number}"})
-            )
-            for number in range(instances)
-        ]
-        meters = [Meter(process.pid) for process in processes]
-        while True:
-            _wait_until_quiet(observer, pipeline, processes, meters, seen, ready, records, seen.started + timeout)
-            seen.outputs = {role: read(pipeline.broker_url, topic) for role, topic in pipeline.outputs.items()}
-            if sum(map(len, seen.outputs.values())) >= records:
-                return seen
+    def complete(self, expected: Sums) -> None:
+        """Wait until nothing more comes, and look every record up. Raises RuntimeError if anything is wrong."""
+        records = sum(expected.counts.values())
 
+        def is_quiet() -> bool:
+            if not self.samples:
+                return False
+            has_all = sum(self.samples[-1].ends.values()) >= records
+            return has_all and time.monotonic() - self.samples[-1].seconds > QUIET_SECONDS
 
-def _wait_until_quiet(
-    observer: KafkaConsumer,
-    pipeline: Pipeline,
-    processes: list[Process],
-    meters: list[Meter],
-    seen: Drain,
-    ready: Callable[[], bool],
-    records: int,
-    deadline: float,
-) -> None:
-    changed = time.monotonic()
-    while True:
-        if seen.ready is None and ready():
-            seen.ready = time.monotonic()
-        now = time.monotonic()
-        ends = observer.end_offsets(pipeline.output_partitions)
-        if not seen.samples or ends != seen.samples[-1].ends:
-            seen.samples.append(Sample(now, ends, sum(meter.cpu() for meter in meters)))
-            changed = now
-        total = sum(ends.values())
-        if now - changed > QUIET_SECONDS and total >= records:
-            seen.peak_mb = sum(meter.peak() for meter in meters)
-            return
-        if now > deadline:
-            raise RuntimeError(f"not done in time: the outputs have {total} offsets for {records} records")
-        for process in processes:
-            process.check()
-        time.sleep(POLL_SECONDS)
+        self.wait_for(is_quiet)
+        for route, topic in self.pipeline.routes.items():
+            for record in stream(self.pipeline.broker_url, topic):
+                self.found.add([record], route)
+                self.offsets[TopicPartition(topic, record.partition)].append(record.offset or 0)
+        self.found.check(expected)
 
+    def figures(self) -> Figures:
+        """Return what the steady part was like, of all instances together.
 
-@dataclass(frozen=True)
-class Steady:
-    """What lies between the first commit and the last."""
-
-    records: int
-    seconds: float
-    cpu: float
-    """Seconds of CPU time."""
-    startup: float
-    """Seconds from the start of the process to the first commit."""
-    markers: int
-    """The transaction markers in the outputs, over the whole drain: one for each output that a transaction wrote to."""
+        Raises RuntimeError if all was committed at once, so that there is no steady part.
+        """
+        counts = [sum(bisect_left(self.offsets[p], end) for p, end in sample.ends.items()) for sample in self.samples]
+        last = counts.index(counts[-1])
+        first = next((n for n in range(last) if counts[n]), last)
+        if first == last:
+            raise RuntimeError("everything was committed at once: more records are needed to measure a rate")
+        records, begin, end = counts[last] - counts[first], self.samples[first], self.samples[last]
+        seconds, cpu_seconds = end.seconds - begin.seconds, end.usage.cpu_seconds - begin.usage.cpu_seconds
+        return {
+            "records_per_second": records / seconds,
+            "cpu_us_per_record": cpu_seconds / records * 1e6,
+            "cores_busy": cpu_seconds / seconds,
+            "mb_at_half": self.samples[(first + last) // 2].usage.memory_mb,
+            "mb_at_end": end.usage.memory_mb,
+            "peak_mb": self.peak_mb,
+        }
 
 
-def steady(pipeline: Pipeline, seen: Drain) -> Steady:
-    """Return the steady part of a drain. Raises RuntimeError if all was committed at once, so that there is none."""
-    offsets: dict[TopicPartition, list[int]] = {partition: [] for partition in pipeline.output_partitions}
-    for role, topic in pipeline.outputs.items():
-        for record in seen.outputs[role]:
-            offsets[TopicPartition(topic, record.partition)].append(record.offset)
+def measure(candidates: list[Candidate], rounds: int, records: int, name: str) -> tuple[Row, list[Row]]:
+    """Return the settings and a row for each candidate, which drains so many records of a stream from one partition."""
+    expected: dict[tuple[bool, bool], Sums] = {}
 
-    def committed(sample: Sample) -> int:
-        return sum(bisect_left(offsets[partition], end) for partition, end in sample.ends.items())
+    def one(candidate: Candidate) -> Figures:
+        kind = (candidate.keeps_records, candidate.knows_routes)
+        if kind not in expected:
+            expected[kind] = sums(full, candidate)
+        pipeline = Pipeline(cluster.bootstrap_servers, transactions=full.transactions)
+        with Drain(candidate, pipeline, seconds=max(900, records / 1000)) as drain:
+            drain.complete(expected[kind])
+            return drain.figures()
 
-    counts = [committed(sample) for sample in seen.samples]
-    commits = [number for number, count in enumerate(counts) if count]
-    last = counts.index(counts[-1])
-    ready = seen.samples[last].time if seen.ready is None else seen.ready
-    first = next((number for number in commits if seen.samples[number].time >= ready), last)
-    if first >= last:
-        raise RuntimeError("everything was committed at once: more records are needed to measure a rate")
-    begin, end = seen.samples[first], seen.samples[last]
-    markers = sum(end.ends.values()) - counts[last]
-    startup = seen.samples[commits[0]].time - seen.started
-    return Steady(counts[last] - counts[first], end.time - begin.time, end.cpu - begin.cpu, startup, markers)
-
-
-def mistakes(source: list[Record], outputs: dict[str, list[Record]], same_bytes: bool) -> str:
-    """Return what is wrong with the outputs, or "" where each record is there once, unchanged and in its topic.
-
-    `source` holds valid transactions only.
-    """
-
-    def identity(value: bytes) -> bytes:
-        return value if same_bytes else json.dumps(json.loads(value), sort_keys=True).encode()
-
-    expected: dict[str, Counter[bytes]] = {role: Counter() for role in outputs}
-    for record in source:
-        role = "fraud" if json.loads(record.value)["amount"] >= 900 else "legit"
-        expected[role][identity(record.value)] += 1
-    found = {role: Counter(identity(record.value) for record in records) for role, records in outputs.items()}
-    wrong = [
-        f"{count} {problem} in {role}"
-        for role in outputs
-        for problem, count in (
-            ("missing", (expected[role] - found[role]).total()),
-            ("too many", (found[role] - expected[role]).total()),
-        )
-        if count
-    ]
-    return ", ".join(wrong)
+    with Cluster() as cluster:
+        full = Pipeline(cluster.bootstrap_servers)
+        fill(full, records, name)
+        return {"records": records, "rounds": rounds}, in_turns(candidates, rounds, one)

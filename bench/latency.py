@@ -1,117 +1,120 @@
-"""How long a record takes: from its timestamp at the generator to a reader of committed records on the outputs.
+"""A candidate from a cold start on: when its records are fresh for the first time, then how old they are, at what cost.
 
-The generator, the candidate, the broker and the reader share one machine and so one clock. A record of the output is
-found in the input by its value, because not every candidate keeps the timestamp.
+Broker, generator and candidate start at the same moment. They and the reader share one machine and so one clock.
 """
 
-import json
+import re
 import time
+from collections.abc import Callable
 from contextlib import closing
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer
 
-from bench.candidates import Candidate, Process, generator, running
-from bench.drain import mistakes
-from bench.results import Row, interleaved
-from bench.topics import Pipeline, Record, create, read
+from bench.candidates import Candidate
+from bench.inputs import Sums, sums
+from bench.machine import Meter
+from bench.rounds import Figures, Row, in_turns
 from embedded import Cluster
+from embedded.brokers import HOST
+from embedded.cluster import free_ports
+from embedded.pipeline import Pipeline
+from embedded.records import Record
+from embedded.service import Restarted
 
-WARM_UP_SECONDS = 5
-"""What comes in the first seconds counts for correctness, but not for latency: compilers at run time warm up."""
+FRESH_SECONDS, STEADY_SECONDS = 0.2, 3
+"""A cold start is over when no record that is read has been older, for so long."""
 
-TIMEOUT = 90.0
-"""Seconds for the first record, and again for what is under way when the generator ends."""
-
-PROBE = json.dumps({"source": "alice", "target": "bob", "amount": 10.5, "currency": "EUR"}).encode()
-
-
-def measure(
-    candidates: list[Candidate], runs: int, seconds: int, rate: int, warm_up: int = WARM_UP_SECONDS
-) -> tuple[Row, list[Row]]:
-    """Return the settings and a row for each candidate, at `rate` records a second for so many seconds."""
-    with Cluster() as cluster:
-
-        def run(candidate: Candidate) -> Row:
-            return _run(candidate, cluster.bootstrap_servers, seconds, rate, warm_up)
-
-        rows = interleaved(candidates, runs, run, line)
-    return {"seconds": seconds, "rate": rate, "warm_up_seconds": warm_up, "runs": runs}, rows
+WAIT_SECONDS = 60
+"""How long nothing may come. A candidate whose records are not fresh by then is measured all the same."""
 
 
-def line(result: Row) -> str:
-    """Return a result as text."""
-    return (
-        f"p50 {result['p50_ms']:.0f} ms, p90 {result['p90_ms']:.0f} ms, p99 {result['p99_ms']:.0f} ms,"
-        f" max {result['max_ms']:.0f} ms; first record after {result['startup_seconds']:.1f} s; every record is right"
-    )
+class Arrivals:
+    """Reads what comes out of a pipeline, and notes when."""
+
+    def __init__(self, pipeline: Pipeline, candidate: Candidate) -> None:
+        self.times: list[tuple[float, float]] = []
+        """When each record was created, and when it was read, in seconds since 1970."""
+        self.stale_at = time.time()
+        """When nothing had been read, or something that was not fresh, for the last time."""
+        self._pipeline, self._candidate, self._found = pipeline, candidate, Sums(candidate)
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=pipeline.broker_url,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            max_poll_records=10_000,
+            metadata_max_age_ms=200,  # how soon it finds a topic that is new
+        )
+        # By a pattern, because asking for a topic by its name would create it.
+        self._consumer.subscribe(pattern=f"^({'|'.join(map(re.escape, pipeline.outputs))})$")
+
+    def read_until(self, is_over: Callable[[], bool]) -> None:
+        """Read until something is over. Raises TimeoutError."""
+        routes = {topic: route for route, topic in self._pipeline.routes.items()}
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not is_over():
+            batches = self._consumer.poll(50)
+            now = time.time()
+            self.stale_at = self.stale_at if self.times else now
+            for partition, batch in batches.items():
+                deadline = time.monotonic() + WAIT_SECONDS
+                self._found.add(map(Record.of, batch), routes[partition.topic])
+                self.times += [(record.timestamp / 1000, now) for record in batch]
+                if now - min(record.timestamp for record in batch) / 1000 > FRESH_SECONDS:
+                    self.stale_at = now
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no more than {len(self.times)} records came")
+
+    def complete(self) -> None:
+        """Read until all of the input is there. Raises RuntimeError if anything is wrong."""
+        expected = sums(self._pipeline, self._candidate)
+        self.read_until(lambda: len(self.times) >= sum(expected.counts.values()))
+        self._found.check(expected)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
 
 
-def _run(candidate: Candidate, broker_url: str, seconds: int, rate: int, warm_up: int) -> Row:
-    pipeline = Pipeline(broker_url, "")
-    pipeline.transactions = f"{pipeline.name}.transactions"
-    create(broker_url, pipeline.transactions)
-    with closing(KafkaProducer(bootstrap_servers=broker_url)) as producer:
-        producer.send(pipeline.transactions, PROBE).get(10)
-    total = rate * (warm_up + seconds)
-    limits = {"TRANSACTIONS_PER_SECOND": str(rate), "TRANSACTIONS_LIMIT": str(total)}
-    with pipeline.created(), closing(_reader(pipeline)) as reader:
-        started = time.monotonic()
-        with running(candidate, pipeline.environ | {"TUNING": "latency"}) as process:
-            arrived: dict[str, list[tuple[float, Record]]] = {role: [] for role in pipeline.outputs}
-            _receive(reader, pipeline, process, arrived, 1, TIMEOUT)
-            startup = time.monotonic() - started
-            with running(generator(), pipeline.environ | limits):
-                _receive(reader, pipeline, process, arrived, 1 + total, warm_up + seconds + TIMEOUT)
-    source = read(broker_url, pipeline.transactions)
-    outputs = {role: [record for _, record in pairs] for role, pairs in arrived.items()}
-    wrong = mistakes(source, outputs, candidate.same_bytes)
-    if wrong:
-        raise RuntimeError(f"the outputs are wrong: {wrong}")
-    created = {_identity(record.value): record.timestamp for record in source}
-    counts_from = source[1].timestamp + warm_up * 1000
-    latencies = sorted(
-        time_read * 1000 - created[_identity(record.value)]
-        for pairs in arrived.values()
-        for time_read, record in pairs
-        if created[_identity(record.value)] >= counts_from
-    )
-    percentiles = {f"p{percent}_ms": latencies[len(latencies) * percent // 100] for percent in (50, 90, 99)}
-    return {**percentiles, "max_ms": latencies[-1], "startup_seconds": startup, "records": len(latencies)}
+def measure(candidates: list[Candidate], rounds: int, seconds: int, rate: int, warm_up: int) -> tuple[Row, list[Row]]:
+    """Return the settings and a row for each candidate, at `rate` records a second for so many seconds.
 
+    Between the cold start and these lies the warm-up, in seconds as well: Java compiles what it runs often. A candidate
+    that ends because there is no Kafka yet is started again, as by Compose.
+    """
 
-def _identity(value: bytes) -> str:
-    return json.dumps(json.loads(value), sort_keys=True)
+    def one(candidate: Candidate) -> Figures:
+        (port,) = free_ports(1)
+        pipeline, started = Pipeline(f"{HOST}:{port}"), time.time()
+        with (
+            Restarted(lambda: candidate.start(pipeline, TUNING="latency")) as restarted,
+            pipeline.service("generator", TRANSACTIONS_PER_SECOND=str(rate)) as generator,
+            Cluster(port=port, config={"num.partitions": "1"}),
+            closing(Arrivals(pipeline, candidate)) as arrivals,
+        ):
 
+            def is_steady() -> bool:
+                is_late = len(arrivals.times) > 0 and time.time() - started > WAIT_SECONDS
+                return is_late or time.time() - arrivals.stale_at > STEADY_SECONDS
 
-def _reader(pipeline: Pipeline) -> KafkaConsumer:
-    consumer = KafkaConsumer(
-        bootstrap_servers=pipeline.broker_url,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        max_poll_records=10_000,
-    )
-    consumer.assign(pipeline.output_partitions)
-    return consumer
+            arrivals.read_until(is_steady)
+            cold_seconds = arrivals.stale_at - started
+            begin = time.time() + warm_up
+            arrivals.read_until(lambda: time.time() >= begin)
+            meters = Meter(restarted.service), Meter(generator)
+            before = [meter.read().cpu_seconds for meter in meters]
+            arrivals.read_until(lambda: time.time() >= begin + seconds)
+            cpu = [meter.read().cpu_seconds - earlier for meter, earlier in zip(meters, before, strict=True)]
+            generator.stop()
+            arrivals.complete()
+        ages = sorted((read - made) * 1000 for made, read in arrivals.times if begin <= made < begin + seconds)
+        return {
+            **{f"p{percent}_ms": ages[len(ages) * percent // 100] for percent in (50, 90, 99)},
+            "max_ms": ages[-1],
+            "cpu_percent": cpu[0] / seconds * 100,
+            "generator_cpu_percent": cpu[1] / seconds * 100,
+            "cold_seconds": cold_seconds,
+            "starts": 1 + len(restarted.exit_codes),
+        }
 
-
-def _receive(
-    reader: KafkaConsumer,
-    pipeline: Pipeline,
-    process: Process,
-    arrived: dict[str, list[tuple[float, Record]]],
-    records: int,
-    timeout: float,
-) -> None:
-    """Read until so many records have arrived in all. Raises RuntimeError if the candidate ends, or at the timeout."""
-    roles = {topic: role for role, topic in pipeline.outputs.items()}
-    deadline = time.monotonic() + timeout
-    while sum(map(len, arrived.values())) < records:
-        batches = reader.poll(100)
-        now = time.time()
-        for partition, batch in batches.items():
-            pairs = arrived[roles[partition.topic]]
-            pairs += [(now, Record(r.partition, r.offset, r.timestamp, r.value)) for r in batch]
-        process.check()
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"only {sum(map(len, arrived.values()))} of {records} records came")
+    rows = in_turns(candidates, rounds, one)
+    return {"seconds": seconds, "rate": rate, "warm_up": warm_up, "fresh": FRESH_SECONDS, "rounds": rounds}, rows

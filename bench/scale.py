@@ -1,183 +1,91 @@
-"""Several detectors that share the partitions of a topic; and one too many, which waits until another is stopped."""
+"""Several detectors that share the partitions of a topic; and what happens when one of them is stopped."""
 
-import re
 import time
-import uuid
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import CoordinatorNotAvailableError, KafkaError
+from kafka import KafkaAdminClient
+from kafka.errors import CoordinatorNotAvailableError
 
-from bench.candidates import Candidate, Process, generator, running
-from bench.drain import drain, mistakes, steady
-from bench.results import Row, row
-from bench.topics import Pipeline, create, fill, read
+from bench.candidates import Candidate
+from bench.drain import Drain
+from bench.inputs import AS_THE_GENERATOR, Sums, fill, sums
+from bench.machine import Meter
+from bench.rounds import Figures, Row, in_turns
 from embedded import Cluster
+from embedded.pipeline import Pipeline
+from embedded.records import Record
 
-TIMEOUT = 300.0
-"""Seconds for anything at the most."""
-
-RATE = 1000
-"""Transactions a second while an instance is stopped."""
+RATE = 1000  # transactions a second while an instance is stopped
 
 
-def measure(detector: Candidate, most: int, runs: int, records: int) -> tuple[Row, list[Row]]:
+def measure(detector: Candidate, most: int, rounds: int, records: int) -> tuple[Row, list[Row]]:
     """Return the settings and a row for 1, 2, ... detectors, each with so many records, and one for the takeover."""
+    groups = {f"{count} on {count}": count for count in range(1, most + 1)}
+
+    def one(group: Candidate) -> Figures:
+        pipeline = Pipeline(cluster.bootstrap_servers, partitions=groups.get(group.name, most))
+        pipeline.create(pipeline.transactions)
+        with pipeline.admin() as admin:
+            if group.name in groups:
+                return _share(pipeline, admin, detector, source[: pipeline.partitions * records])
+            return _takeover(pipeline, admin, detector)
+
     with Cluster() as cluster:
-        broker_url = cluster.bootstrap_servers
-        transactions = f"{uuid.uuid4().hex[:8]}.transactions"
-        fill(broker_url, transactions, most * records)
-        values = [record.value for record in read(broker_url, transactions)]
-        measured: list[list[Row]] = [[] for _ in range(most + 1)]
-        for run in range(1, runs + 1):
-            for number, results in enumerate(measured, 1):
-                try:
-                    if number > most:
-                        result = _takeover(broker_url, detector, most)
-                    else:
-                        result = _run(broker_url, detector, values[: number * records], number)
-                    figures = "  ".join(f"{name}={figure:,.1f}" for name, figure in result.items())
-                    text = f"every record is right: {figures}"
-                except (RuntimeError, KafkaError) as error:
-                    result = {
-                        "error": str(error) if isinstance(error, RuntimeError) else f"the benchmark's own: {error!r}"
-                    }
-                    text = f"FAILED: {result['error']}"
-                results.append(result)
-                print(f"[{run}/{runs}] {number} detector(s) on {min(number, most)} partition(s): {text}", flush=True)
-    rows = []
-    for number, results in enumerate(measured, 1):
-        shared = row(detector, results)
-        rows.append({"instances": number, "partitions": min(number, most), **shared})
-    return {"records_per_partition": records, "runs": runs, "rate": RATE}, rows
+        full = Pipeline(cluster.bootstrap_servers)
+        fill(full, most * records)
+        source = full.read(full.transactions)
+        names = [*groups, f"{most} on {most}, one of them stopped"]
+        rows = in_turns([replace(detector, name=name) for name in names], rounds, one)
+    return {"records_per_partition": records, "rounds": rounds, "rate": RATE}, rows
 
 
-def _run(broker_url: str, detector: Candidate, values: list[bytes], count: int) -> Row:
-    """Measure so many detectors on as many partitions, which share the values evenly.
-
-    The records are written in a transaction that is committed when every detector has its partition. So all of them
-    have all of their work at once; else the first would have done most of it before the last has joined.
-    """
-    pipeline = Pipeline(broker_url, f"{uuid.uuid4().hex[:8]}.transactions", count)
-    create(broker_url, pipeline.transactions, partitions=count)
-    producer = KafkaProducer(
-        bootstrap_servers=broker_url,
-        transactional_id=pipeline.transactions,
-        transaction_timeout_ms=int(TIMEOUT * 1000),
-        batch_size=256 * 1024,  # as the generator writes them
-        linger_ms=5,
-    )
-    with pipeline.created(), closing(producer), closing(KafkaAdminClient(bootstrap_servers=broker_url)) as admin:
-        producer.init_transactions()
-        producer.begin_transaction()
-        for number, value in enumerate(values):
-            producer.send(pipeline.transactions, value, partition=number % count)
-        producer.flush()
-
-        def ready() -> bool:
-            if _shares(admin, pipeline) != [1] * count:
-                return False
-            producer.commit_transaction()
-            return True
-
-        shared = drain(detector, pipeline, len(values), TIMEOUT, count, ready)
-        wrong = mistakes(read(broker_url, pipeline.transactions), shared.outputs, detector.same_bytes)
-        if wrong:
-            raise RuntimeError(f"the outputs are wrong: {wrong}")
-        part = steady(pipeline, shared)
-    return {
-        "records_per_second": part.records / part.seconds,
-        "cpu_us_per_record": part.cpu / part.records * 1e6,
-        "cores_busy": part.cpu / part.seconds,
-        "steady_seconds": part.seconds,
-        "steady_records": part.records,
-    }
+def _share(pipeline: Pipeline, admin: KafkaAdminClient, detector: Candidate, records: list[Record]) -> Figures:
+    # Measures as many detectors as partitions, which share the records evenly. All of them are written in one
+    # transaction when every detector has its partition. So each has all of its work at once; otherwise the first would
+    # have done most of it before the last had joined.
+    spread = [record._replace(partition=number % pipeline.partitions) for number, record in enumerate(records)]
+    expected = Sums(detector)
+    expected.add(spread)
+    config = {"transactional_id": pipeline.name, "transaction_timeout_ms": 600_000, **AS_THE_GENERATOR}
+    with Drain(detector, pipeline, pipeline.partitions) as drain, ThreadPoolExecutor(1) as thread:
+        drain.wait_for(lambda: _is_shared(admin, pipeline))
+        writing = thread.submit(pipeline.write, spread, **config)
+        drain.wait_for(writing.done)
+        writing.result()
+        drain.complete(expected)
+        return drain.figures()
 
 
-def _shares(admin: KafkaAdminClient, pipeline: Pipeline) -> list[int]:
-    """Return how many partitions each member of the group has, in ascending order."""
-    try:
-        group = admin.describe_groups([pipeline.name])[pipeline.name]
-    except CoordinatorNotAvailableError:  # Kafka makes its topic for groups only when the first one comes
-        return []
-    if group["group_state"] != "Stable":
-        return []
-    shares = []
-    for member in group["members"]:
-        assigned = (member["member_assignment"] or {}).get("assigned_partitions", [])
-        shares.append(sum(len(topic["partitions"]) for topic in assigned))
-    return sorted(shares)
+def _takeover(pipeline: Pipeline, admin: KafkaAdminClient, detector: Candidate) -> Figures:
+    # Stops one of as many detectors as partitions, and checks every record. The result is the time from SIGTERM until
+    # records of every partition are committed by the others.
+    with Drain(detector, pipeline, pipeline.partitions, seconds=180) as drain:
 
+        def ends() -> list[int]:  # of each partition, in all outputs together
+            offsets, numbers = drain.ends(), range(pipeline.partitions)
+            return [sum(end for p, end in offsets.items() if p.partition == number) for number in numbers]
 
-def _takeover(broker_url: str, detector: Candidate, partitions: int) -> Row:
-    """Stop one of the detectors while another idles, and check every record.
-
-    The result is the seconds from SIGTERM until records of every partition are committed by the others.
-    """
-    pipeline = Pipeline(broker_url, f"{uuid.uuid4().hex[:8]}.transactions", partitions)
-    create(broker_url, pipeline.transactions, partitions=partitions)
-    with (
-        pipeline.created(),
-        closing(KafkaAdminClient(bootstrap_servers=broker_url)) as admin,
-        closing(KafkaConsumer(bootstrap_servers=broker_url, isolation_level="read_committed")) as observer,
-        ExitStack() as stack,
-    ):
-        detectors = [
-            stack.enter_context(running(detector, pipeline.environ | {"TRANSACTIONAL_ID": f"{pipeline.name}-{number}"}))
-            for number in range(partitions + 1)
-        ]
-        _wait(detectors, lambda: _shares(admin, pipeline) == [0] + [1] * partitions)
-        environ = pipeline.environ | {"TRANSACTIONS_PER_SECOND": str(RATE)}
-        writer = stack.enter_context(running(generator(), environ))
-        # Each says once in five seconds how many records it has routed.
-        _wait(detectors, lambda: sum(_routed(process) > 0 for process in detectors) == partitions)
-        _wait(detectors, lambda: all("rate=" in process.text for process in detectors))
-        idle = next(process for process in detectors if _routed(process) == 0)
-        stopped = next(process for process in detectors if process is not idle)
-        others = [process for process in detectors if process is not stopped]
-        begin = time.monotonic()
-        stopped.stop()
-        before = _ends(observer, pipeline)
-        _wait(others, lambda: all(end > before[p] for p, end in _ends(observer, pipeline).items()))
-        seconds = time.monotonic() - begin
-        _wait(others, lambda: _routed(idle) > 0)
-        writer.stop()
-        source = read(broker_url, pipeline.transactions)
-        _wait(others, lambda: sum(_ends(observer, pipeline).values()) >= len(source) and _quiet(observer, pipeline))
-        outputs = {role: read(broker_url, topic) for role, topic in pipeline.outputs.items()}
-        wrong = mistakes(source, outputs, detector.same_bytes)
-        if wrong:
-            raise RuntimeError(f"the outputs are wrong: {wrong}")
+        drain.wait_for(lambda: _is_shared(admin, pipeline))
+        with pipeline.service("generator", TRANSACTIONS_PER_SECOND=str(RATE)) as generator:
+            drain.wait_for(lambda: min(ends()) > 0)
+            begin = time.monotonic()
+            drain.instances.pop().stop()
+            drain.meter = Meter(*drain.instances)
+            before = ends()
+            drain.wait_for(lambda: all(end > earlier for end, earlier in zip(ends(), before, strict=True)))
+            seconds = time.monotonic() - begin
+            generator.stop()
+        drain.complete(sums(pipeline, detector))
     return {"takeover_seconds": seconds}
 
 
-def _routed(process: Process) -> int:
-    counts = re.findall(r"legit=(\d+) fraud=(\d+)", process.text)
-    return sum(map(int, counts[-1])) if counts else 0
-
-
-def _ends(observer: KafkaConsumer, pipeline: Pipeline) -> dict[int, int]:
-    """Return how far the outputs are, by the number of the partition."""
-    ends: dict[int, int] = {}
-    topic_ends: dict[TopicPartition, int] = observer.end_offsets(pipeline.output_partitions)
-    for partition, end in topic_ends.items():
-        ends[partition.partition] = ends.get(partition.partition, 0) + end
-    return ends
-
-
-def _quiet(observer: KafkaConsumer, pipeline: Pipeline) -> bool:
-    before = _ends(observer, pipeline)
-    time.sleep(1)
-    return _ends(observer, pipeline) == before
-
-
-def _wait(processes: list[Process], condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds. Raises RuntimeError if it does not in time, or a process ends."""
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        for process in processes:
-            process.check()
-        if time.monotonic() > deadline:
-            raise RuntimeError("the detectors do not get there")
-        time.sleep(0.02)
+def _is_shared(admin: KafkaAdminClient, pipeline: Pipeline) -> bool:
+    # Returns whether the group is stable, and each of its members has one partition.
+    try:
+        group = admin.describe_groups([pipeline.name])[pipeline.name]
+    except CoordinatorNotAvailableError:  # Kafka makes its topic for groups only when the first one comes
+        return False
+    assigned = [(member["member_assignment"] or {}).get("assigned_partitions", []) for member in group["members"]]
+    shares = [sum(len(topic["partitions"]) for topic in topics) for topics in assigned]
+    return bool(group["group_state"] == "Stable" and shares == [1] * pipeline.partitions)

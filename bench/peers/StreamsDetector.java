@@ -3,37 +3,23 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
 import java.util.Map;
 import java.util.Properties;
-import org.apache.kafka.clients.consumer.ConsumerConfig;
-import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsBuilder;
-import org.apache.kafka.streams.StreamsConfig;
 
 /** Kafka Streams with exactly_once_v2, a stateless topology: each record goes on to the topic that its amount says. */
 public class StreamsDetector {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Map<String, String> ENVIRON = System.getenv();
+    private static final String LEGIT = ENVIRON.get("LEGIT_TOPIC");
+    private static final String FRAUD = ENVIRON.get("FRAUD_TOPIC");
+    private static final String DEAD_LETTER = ENVIRON.get("DEAD_LETTER_TOPIC");
 
     public static void main(String[] arguments) {
-        String legit = ENVIRON.get("LEGIT_TOPIC");
-        String fraud = ENVIRON.get("FRAUD_TOPIC");
-        String deadLetter = ENVIRON.get("DEAD_LETTER_TOPIC");
         StreamsBuilder builder = new StreamsBuilder();
         builder.<byte[], byte[]>stream(ENVIRON.get("TRANSACTIONS_TOPIC"))
-            .to((key, value, context) -> {
-                JsonNode amount = amount(value);
-                if (amount == null || !amount.isNumber()) {
-                    return deadLetter;
-                }
-                return amount.doubleValue() >= 900 ? fraud : legit;
-            });
+            .to((key, value, context) -> route(value));
         KafkaStreams streams = new KafkaStreams(builder.build(), configuration());
-        streams.setUncaughtExceptionHandler(error -> {
-            error.printStackTrace();
-            return org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler
-                .StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
-        });
         streams.setStateListener((now, before) -> {
             if (now == KafkaStreams.State.ERROR) {
                 Runtime.getRuntime().halt(1);
@@ -42,31 +28,33 @@ public class StreamsDetector {
         streams.start();
     }
 
-    private static JsonNode amount(byte[] value) {
+    private static String route(byte[] value) {
         try {
-            return value == null ? null : JSON.readTree(value).get("amount");
+            JsonNode amount = value == null ? null : JSON.readTree(value).get("amount");
+            return amount == null || !amount.isNumber() ? DEAD_LETTER : amount.doubleValue() >= 900 ? FRAUD : LEGIT;
         } catch (IOException notJson) {
-            return null;
+            return DEAD_LETTER;
         }
     }
 
     private static Properties configuration() {
         boolean lowLatency = "latency".equals(ENVIRON.get("TUNING"));
         Properties properties = new Properties();
-        properties.put(StreamsConfig.APPLICATION_ID_CONFIG, ENVIRON.get("CONSUMER_GROUP"));
-        properties.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, ENVIRON.get("KAFKA_BROKER_URL"));
-        properties.put(StreamsConfig.STATE_DIR_CONFIG, ENVIRON.get("STATE_FOLDER"));
-        properties.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
-        properties.put(StreamsConfig.DEFAULT_KEY_SERDE_CLASS_CONFIG, Serdes.ByteArraySerde.class);
-        properties.put(StreamsConfig.DEFAULT_VALUE_SERDE_CLASS_CONFIG, Serdes.ByteArraySerde.class);
-        // A commit ends a transaction, and nobody sees a record before. 100 ms is the default.
-        properties.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, lowLatency ? 10 : 100);
-        properties.put(StreamsConfig.consumerPrefix(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG), "earliest");
-        properties.put(StreamsConfig.consumerPrefix(ConsumerConfig.MAX_POLL_RECORDS_CONFIG), 10_000);
-        properties.put(StreamsConfig.BUFFERED_RECORDS_PER_PARTITION_CONFIG, 10_000);
-        properties.put(StreamsConfig.producerPrefix(ProducerConfig.BATCH_SIZE_CONFIG), 512 * 1024);
-        // 100 ms is the default in Kafka Streams.
-        properties.put(StreamsConfig.producerPrefix(ProducerConfig.LINGER_MS_CONFIG), lowLatency ? 0 : 100);
+        properties.putAll(Map.of(
+            "application.id", ENVIRON.get("CONSUMER_GROUP"),
+            "bootstrap.servers", ENVIRON.get("KAFKA_BROKER_URL"),
+            "state.dir", ENVIRON.get("STATE_FOLDER"),
+            "processing.guarantee", "exactly_once_v2",
+            "default.key.serde", Serdes.ByteArraySerde.class,
+            "default.value.serde", Serdes.ByteArraySerde.class));
+        properties.putAll(Map.of(
+            // A commit ends a transaction, and nobody sees a record before. 100 ms is the default, of both times.
+            "commit.interval.ms", lowLatency ? 10 : 100,
+            "producer.linger.ms", lowLatency ? 0 : 100,
+            "producer.batch.size", 512 * 1024,
+            "consumer.auto.offset.reset", "earliest",
+            "consumer.max.poll.records", 10_000,
+            "buffered.records.per.partition", 10_000));
         return properties;
     }
 }

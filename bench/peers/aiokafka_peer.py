@@ -7,19 +7,8 @@ and fills, which is the library's interface for those who need more speed and ta
 import asyncio
 import sys
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from common import (
-    BATCH_RECORDS,
-    BROKER_URL,
-    GROUP,
-    TRANSACTIONS_TOPIC,
-    route,
-)
-
-BATCH_BYTES = 512 * 1024
-
-
-Batch = dict[TopicPartition, list[ConsumerRecord]]
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from common import BATCH_RECORDS, BROKER_URL, GROUP, TRANSACTIONS_TOPIC, route
 
 
 async def main(way: str) -> None:
@@ -37,7 +26,7 @@ async def main(way: str) -> None:
     producer = AIOKafkaProducer(
         bootstrap_servers=BROKER_URL,
         transactional_id=GROUP,
-        max_batch_size=BATCH_BYTES,
+        max_batch_size=512 * 1024,
         retry_backoff_ms=5,  # each transaction waits for the markers of the one before; the default is 100
     )
     await producer.start()
@@ -47,51 +36,35 @@ async def main(way: str) -> None:
         records = await consumer.getmany(timeout_ms=100, max_records=BATCH_RECORDS)
         if records:
             async with producer.transaction():
-                await asyncio.gather(*await forward(producer, records))  # raises where one was not delivered
+                sent = await forward(producer, [message for messages in records.values() for message in messages])
+                await asyncio.gather(*sent)  # raises where one was not delivered
                 offsets = {source: messages[-1].offset + 1 for source, messages in records.items()}
                 await producer.send_offsets_to_transaction(offsets, GROUP)
 
 
-async def send_each(producer: AIOKafkaProducer, records: Batch) -> list[asyncio.Future]:
+async def send_each(producer: AIOKafkaProducer, messages: list[ConsumerRecord]) -> list[asyncio.Future]:
     """Send the records one by one, and return what tells of each whether it was delivered."""
     return [
-        await producer.send(
-            route(message.value),
-            value=message.value,
-            key=message.key,
-            partition=message.partition,
-            timestamp_ms=message.timestamp,
-            headers=list(message.headers),
-        )
-        for messages in records.values()
-        for message in messages
+        await producer.send(route(m.value), m.value, m.key, m.partition, m.timestamp, list(m.headers)) for m in messages
     ]
 
 
-async def send_batches(producer: AIOKafkaProducer, records: Batch) -> list[asyncio.Future]:
+async def send_batches(producer: AIOKafkaProducer, messages: list[ConsumerRecord]) -> list[asyncio.Future]:
     """Send the records in batches of our own, and return what tells of each batch whether it was delivered."""
-    sent = []
-    batches = {}
-    for source, messages in records.items():
-        for message in messages:
-            target = (route(message.value), source.partition)
-            content = {
-                "key": message.key,
-                "value": message.value,
-                "timestamp": message.timestamp,
-                "headers": list(message.headers),
-            }
-            batch = batches.get(target)
-            if batch is None or batch.append(**content) is None:  # it is full
-                if batch is not None:
-                    sent.append(await producer.send_batch(batch, target[0], partition=target[1]))
-                batch = batches[target] = producer.create_batch()
-                if batch.append(**content) is None:
-                    raise ValueError(f"offset {message.offset} does not fit in a batch")
+    sent, batches = [], {}
+    for m in messages:
+        target = (route(m.value), m.partition)
+        content = {"key": m.key, "value": m.value, "timestamp": m.timestamp, "headers": list(m.headers)}
+        batch = batches.get(target)
+        if batch is None or batch.append(**content) is None:  # it is full
+            if batch is not None:
+                sent.append(await producer.send_batch(batch, target[0], partition=target[1]))
+            batch = batches[target] = producer.create_batch()
+            if batch.append(**content) is None:
+                raise ValueError(f"offset {m.offset} does not fit in a batch")
     for (topic, partition), batch in batches.items():
         sent.append(await producer.send_batch(batch, topic, partition=partition))
     return sent
 
 
-if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+asyncio.run(main(sys.argv[1]))

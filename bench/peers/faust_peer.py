@@ -7,22 +7,13 @@ Its processing_guarantee="exactly_once" is accepted, but wrote these records wit
 import os
 import sys
 
+import common
 import faust
-from common import (
-    BATCH_RECORDS,
-    BROKER_URL,
-    DEAD_LETTER_TOPIC,
-    FRAUD_TOPIC,
-    GROUP,
-    LEGIT_TOPIC,
-    LOW_LATENCY,
-    TRANSACTIONS_TOPIC,
-    route,
-)
+from common import BATCH_RECORDS, LOW_LATENCY
 
 app = faust.App(
-    GROUP,
-    broker=f"kafka://{BROKER_URL}",
+    common.GROUP,
+    broker=f"kafka://{common.BROKER_URL}",
     datadir=os.environ["STATE_FOLDER"],
     consumer_auto_offset_reset="earliest",
     broker_max_poll_records=BATCH_RECORDS,
@@ -33,11 +24,11 @@ app = faust.App(
     topic_disable_leader=True,
     web_enabled=False,
 )
-source = app.topic(TRANSACTIONS_TOPIC, value_serializer="raw", key_serializer="raw")
-outputs = {
-    name: app.topic(name, value_serializer="raw", key_serializer="raw")
-    for name in (LEGIT_TOPIC, FRAUD_TOPIC, DEAD_LETTER_TOPIC)
-}
+source, *topics = (
+    app.topic(name, value_serializer="raw", key_serializer="raw")
+    for name in (common.TRANSACTIONS_TOPIC, common.LEGIT_TOPIC, common.FRAUD_TOPIC, common.DEAD_LETTER_TOPIC)
+)
+outputs = {topic.topics[0]: topic for topic in topics}
 
 
 @app.agent(source)
@@ -45,9 +36,10 @@ async def detect(stream: faust.StreamT) -> None:
     """Forward each record as it came."""
     async for event in stream.events():
         message = event.message
-        await event.forward(outputs[route(event.value)], partition=message.partition, timestamp=message.timestamp)
+        await event.forward(
+            outputs[common.route(event.value)], partition=message.partition, timestamp=message.timestamp
+        )
 
 
-if __name__ == "__main__":
-    sys.argv[1:] = ["worker", "--loglevel", "warn", "--without-web"]
-    app.main()
+sys.argv[1:] = ["worker", "--loglevel", "warn", "--without-web"]
+app.main()

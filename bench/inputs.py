@@ -1,0 +1,98 @@
+"""What the candidates are given, and whether all of it came out: before a speed counts, every record is looked up."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bench.candidates import Candidate
+from embedded.pipeline import Pipeline
+from embedded.records import Record, stream, write
+
+AS_THE_GENERATOR: dict[str, Any] = {"batch_size": 256 * 1024, "linger_ms": 5}
+"""How a producer writes batches of that size."""
+
+
+def _keyed(number: int, value: bytes) -> Record:
+    members = dict(reversed(json.loads(value).items()))
+    return Record(json.dumps(members).encode(), b"%012d" % number, (("trace", b"%032x" % number), ("from", b"bench")))
+
+
+def _dead(number: int, value: bytes) -> Record:
+    # For one of three reasons, which the peers notice too: they look at the amount only.
+    members = json.loads(value)
+    amount = members.pop("amount")
+    as_text = json.dumps(members | {"amount": str(amount)}).encode()
+    return Record((value[:-1], as_text, json.dumps(members).encode())[number % 3])
+
+
+STREAMS: dict[str, tuple[str, Callable[[int, bytes], Record] | None]] = {
+    "usual": ("transactions as the generator writes them", None),
+    "keyed": ("transactions with a key, two headers, and their members in another order", _keyed),
+    "dead": ("nothing but dead letters", _dead),
+    "long": ("a long drain", None),
+}
+"""What is in each stream, and how its records are made from the generator's values, unless they stay as they are."""
+
+
+def fill(pipeline: Pipeline, records: int, name: str = "usual") -> None:
+    """Create the transactions topic, and write a stream to it with our generator's help."""
+    make = STREAMS[name][1]
+    source = Pipeline(pipeline.broker_url) if make else pipeline
+    source.create(source.transactions)
+    limits = {"TRANSACTIONS_PER_SECOND": "unlimited", "TRANSACTIONS_LIMIT": str(records)}
+    with source.service("generator", **limits) as generator:
+        if generator.wait(3600):
+            generator.check()
+    if make:
+        values = [record.value or b"" for record in source.read(source.transactions)]
+        pipeline.create(pipeline.transactions)
+        made = [make(number, value) for number, value in enumerate(values)]
+        write(pipeline.broker_url, pipeline.transactions, made, **AS_THE_GENERATOR)
+
+
+def route_of(value: bytes | None) -> str:
+    """Return where a record of our streams belongs; not the detector's rule, on purpose."""
+    try:
+        return "fraud" if json.loads(value or b"")["amount"] >= 900 else "legit"
+    except (ValueError, TypeError, KeyError):
+        return "dead_letter"
+
+
+class Sums:
+    """A checksum of the records of each route and partition, in their order, as far as a candidate keeps them."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.counts: Counter[tuple[str, int]] = Counter()
+        self._hashes = defaultdict[tuple[str, int], Any](hashlib.sha256)
+
+    def add(self, records: Iterable[Record], route: str = "") -> None:
+        """Add records that were found in the topic of this route; without one, records of the input."""
+        for record in records:
+            place = (route or route_of(record.value) if self.candidate.knows_routes else "any topic", record.partition)
+            content = record.value or b""
+            if self.candidate.keeps_records:
+                # Without those that our detector adds to a dead letter.
+                own = [header for header in record.headers if not header[0].startswith("__streams.errors.")]
+                content += repr((record.key, own, record.timestamp)).encode()
+            elif place[0] != "dead_letter":
+                content = json.dumps(json.loads(content), sort_keys=True).encode()
+            self.counts[place] += 1
+            self._hashes[place].update(content)
+
+    def check(self, expected: "Sums") -> None:
+        """Raise RuntimeError unless the same records were added, each once and in the same order."""
+        for place in sorted(expected.counts.keys() | self.counts.keys()):
+            if self.counts[place] != expected.counts[place]:
+                raise RuntimeError(f"{place[0]} has {self.counts[place]} records instead of {expected.counts[place]}")
+            if self._hashes[place].digest() != expected._hashes[place].digest():
+                raise RuntimeError(f"{place[0]} has a record that is not as it came in, or not in its place")
+
+
+def sums(pipeline: Pipeline, candidate: Candidate) -> Sums:
+    """Return the checksums of the transactions topic."""
+    expected = Sums(candidate)
+    expected.add(stream(pipeline.broker_url, pipeline.transactions))
+    return expected
