@@ -1,193 +1,252 @@
 """The benchmark, run as from a shell, but small: its results are right and complete, however fast they are."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from array import array
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.drain import Drain, Sample, mistakes, steady
+from bench.candidates import Candidate, all_candidates
+from bench.drain import Drain, Sample
+from bench.inputs import STREAMS, Sums
+from bench.machine import Usage
 from bench.report import section
-from bench.topics import Pipeline, Record
-from harness import ROOT, transaction
+from embedded.pipeline import ROOT
+from embedded.records import Record
+from harness import transaction
 
-NAMES = ("throughput", "latency", "generator", "scale")
-ALWAYS_THERE = ("detector, CPython", "tutorial's loop")
+ALWAYS_THERE = ("detector", "detector, metrics", "tutorial's loop", "floor")
 PEERS = {
-    "Faust": "faust",
+    "Faust": "faust-streaming",
     "Quix Streams": "quixstreams",
     "aiokafka, send()": "aiokafka",
     "aiokafka, batches": "aiokafka",
-    "confluent-kafka": "confluent_kafka",
+    "confluent-kafka": "confluent-kafka",
     "Kafka Streams": "",
 }
 
 
-def bench(*arguments: object) -> "subprocess.Popen[str]":
-    """Start the benchmark."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench", *map(str, arguments)],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def bench(*arguments: object) -> str:
+    """Run the benchmark, and return what it has printed."""
+    command = [sys.executable, "-m", "bench", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each part has measured, one after the other: side by side, detectors would miss their heartbeats."""
-    folder = tmp_path_factory.mktemp("bench")
-    for name in NAMES:
-        with bench(name, "--quick", "--results", folder / name) as process:
-            output = process.communicate(timeout=240)[0]
-        assert process.returncode == 0, output
-    return {name: json.loads((folder / name).read_text())[name] for name in NAMES}
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of each part, one after the other: side by side, detectors would miss their heartbeats."""
+    path = tmp_path_factory.mktemp("bench") / "results.json"
+    bench("throughput", "--quick", "--stream", "usual", "--results", path)
+    bench("throughput", "--quick", "--stream", "keyed", "--stream", "dead", "--only", "detector", "--results", path)
+    bench("latency", "--quick", "--only", "detector", "--results", path)
+    bench("scale", "--quick", "--results", path)
+    return path
 
 
-@pytest.mark.parametrize("name", ["throughput", "latency"])
-def test_every_candidate_has_a_figure_or_a_reason(results: dict[str, Any], name: str) -> None:
-    """Ours and the tutorial's loop have been measured; a peer that is not installed is listed as such."""
-    rows = {row["candidate"]: row for row in results[name]["rows"]}
-    assert list(rows) == [*ALWAYS_THERE, *PEERS]
+@pytest.fixture(scope="module")
+def results(file: Path) -> dict[str, Any]:
+    """What was measured."""
+    return json.loads(file.read_text())
+
+
+AT_ONCE = "everything was committed at once: more records are needed to measure a rate"
+"""What a machine that is busy with other things may bring about; the records have been looked up all the same."""
+
+
+def rows(results: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
+    """Return the rows of a part by the names of their candidates."""
+    return {row["candidate"]: row for row in results[part]["rows"]}
+
+
+def test_every_candidate_has_a_figure_or_a_reason(results: dict[str, Any]) -> None:
+    """What needs no other library has been measured; a peer that is not installed is listed as such."""
+    measured = rows(results, "throughput-usual")
+    assert set(measured) == {*ALWAYS_THERE, *PEERS}
     for candidate in ALWAYS_THERE:
-        assert not rows[candidate]["reason"]
-        assert all(figure >= 0 for figure in rows[candidate]["medians"].values())
-    for candidate, module in PEERS.items():
-        if module and importlib.util.find_spec(module) is None:
-            assert rows[candidate]["reason"] == "not installed"
-        assert bool(rows[candidate]["medians"]) != bool(rows[candidate]["reason"])
+        assert measured[candidate]["reason"] in ("", AT_ONCE)
+        assert all(figure > 0 for figure in measured[candidate]["medians"].values())
+    for candidate, package in PEERS.items():
+        assert bool(measured[candidate]["medians"]) != bool(measured[candidate]["reason"])
+        if package:
+            try:
+                version(package)
+            except PackageNotFoundError:
+                assert measured[candidate]["reason"] == "not installed"
 
 
-def test_the_figures_fit_together(results: dict[str, Any]) -> None:
-    """The steady part is a part of the records, and only who promises it has written transactions."""
-    rows = {row["candidate"]: row["medians"] for row in results["throughput"]["rows"]}
-    records = results["throughput"]["settings"]["records"]
-    assert records == 30_000
-    for candidate in ALWAYS_THERE:
-        assert 0 < rows[candidate]["steady_records"] < records
-        assert rows[candidate]["peak_mb"] > 10
-    assert rows["detector, CPython"]["transaction_markers"] >= 2 * records / 20_000
-    assert rows["tutorial's loop"]["transaction_markers"] == 0
-    for row in results["latency"]["rows"]:
-        if m := row["medians"]:
-            assert m["p50_ms"] <= m["p90_ms"] <= m["p99_ms"] <= m["max_ms"]
+@pytest.mark.parametrize("stream", ["keyed", "dead"])
+def test_other_streams_come_out_unchanged_too(results: dict[str, Any], stream: str) -> None:
+    """Keys, headers and dead letters have been looked up, and so there are figures."""
+    measured = rows(results, f"throughput-{stream}")
+    assert measured["detector"]["reason"] in ("", AT_ONCE)
+    assert results[f"throughput-{stream}"]["settings"]["records"] == 45_000
 
 
-def test_the_generator_delivers_no_more_than_asked(results: dict[str, Any]) -> None:
-    """Every rate has been measured."""
-    rows = results["generator"]["rows"]
-    assert [row["asked"] for row in rows] == ["10", "1000", "unlimited"]
-    for row in rows[:2]:
-        # It makes up for a second that was lost, and the part that counts here is not much longer than one.
-        assert 0 < row["delivered_per_second"] < 2.2 * float(row["asked"])
+def test_the_streams_are_what_they_say() -> None:
+    """Keyed records are valid, with a key, two headers and another order; the dead ones are so for three reasons."""
+    values = [transaction(amount) for amount in (10, 900, 1.5)]
+    _, keyed = STREAMS["keyed"]
+    _, dead = STREAMS["dead"]
+    assert keyed
+    assert dead
+    for number, value in enumerate(values):
+        record = keyed(number, value)
+        assert json.loads(record.value or b"") == json.loads(value)
+        assert (record.value or b"").startswith(b'{"currency": "EUR", "amount": ')
+        assert record.key
+        assert len(record.headers) == 2
+    assert [dead(number, value).value for number, value in enumerate(values)] == [
+        values[0][:-1],
+        b'{"source": "alice", "target": "bob", "currency": "EUR", "amount": "900"}',
+        b'{"source": "alice", "target": "bob", "currency": "EUR"}',
+    ]
+
+
+def test_latency_has_its_cost_and_the_cold_start(results: dict[str, Any]) -> None:
+    """The figures fit together, for each candidate and the generator."""
+    for row in rows(results, "latency").values():
+        m = row["medians"]
+        assert 0 < m["p50_ms"] <= m["p90_ms"] <= m["p99_ms"] <= m["max_ms"], row
+        assert m["cpu_percent"] > 0
+        assert m["generator_cpu_percent"] > 0
+        assert m["cold_seconds"] > 0
+        assert m["starts"] >= 1
 
 
 def test_detectors_share_and_take_over(results: dict[str, Any]) -> None:
-    """One and two detectors on as many partitions, and three on two of which one is stopped."""
-    *scaled, takeover = results["scale"]["rows"]
-    assert [row["instances"] for row in scaled] == [1, 2]
-    for row in scaled:
-        # The first transaction of each, a quarter of the work, is not in it; that the rest was not done before all had
-        # their share is what counts here, so the bound leaves room for a slow machine.
-        work = row["instances"] * results["scale"]["settings"]["records_per_partition"]
-        assert 0.1 * work < row["medians"]["steady_records"] < work
-    assert (takeover["instances"], takeover["partitions"]) == (3, 2)
-    assert takeover["medians"]["takeover_seconds"] < 30
+    """One and two detectors on as many partitions, and two of which one is stopped; every record has been looked up."""
+    measured = rows(results, "scale")
+    assert list(measured) == ["1 on 1", "2 on 2", "2 on 2, one of them stopped"]
+    *shared, takeover = measured.values()
+    for row in shared:
+        assert row["reason"] in ("", AT_ONCE)
+        assert all(figure > 0 for figure in row["medians"].values())
+    assert 0 < takeover["medians"]["takeover_seconds"] < 30
 
 
-def test_the_report_replaces_its_part_of_the_readme(results: dict[str, Any], tmp_path: Path) -> None:
-    """What is between the markers is new, what is around them is as it was; without markers it says so."""
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    readme = tmp_path / "README.md"
-    arguments = ("--results", tmp_path / "results.json", "--readme", readme, "--docs", tmp_path / "docs")
-    readme.write_text("# Before\n<!-- bench -->\nold figures\n<!-- /bench -->\nAfter\n")
-    process = bench("report", *arguments)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
-    text = readme.read_text()
-    assert text.startswith("# Before\n<!-- bench -->\n")
-    assert text.endswith("\n<!-- /bench -->\nAfter\n")
-    assert "old figures" not in text
-    for expected in (
-        *ALWAYS_THERE,
-        *PEERS,
-        "not installed",
-        "Kafka 3.9",
-        "Java 21",
-        f"{results['throughput']['date']}",
-    ):
+def test_the_report_is_a_page(file: Path, results: dict[str, Any], tmp_path: Path) -> None:
+    """Every part, every candidate, the versions and the date are on it."""
+    page = tmp_path / "performance.md"
+    bench("report", "--results", file, "--page", page)
+    text = page.read_text()
+    assert text.startswith("# Performance\n")
+    for expected in (*ALWAYS_THERE, *PEERS, "Kafka 3.9", "Java 21", results["scale"]["date"], "takeover", "cold start"):
         assert expected in text
-    if importlib.util.find_spec("matplotlib"):
-        assert {path.name for path in (tmp_path / "docs").iterdir()} == {f"{name}.svg" for name in NAMES}
-    readme.write_text("no markers")
-    process = bench("report", *arguments)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "no markers" in output
-    assert readme.read_text() == "no markers"
+    assert text.count("\n## ") == len(results) == 5
+
+
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    """Without results there is no page, and a line says what to do."""
+    with pytest.raises(AssertionError, match="measure something first"):
+        bench("report", "--results", tmp_path / "none.json", "--page", tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
 
 
 def test_what_failed_is_in_the_report() -> None:
-    """A candidate, a number of detectors or a takeover that failed is named with its reason, not left out."""
-    failed = {"medians": {}, "reason": "ended with exit code 1: first line\nlast line"}
-    rows = [{"candidate": "a peer", "version": "", "guarantee": "none", **failed}]
-    throughput = {"settings": {"records": 1, "record_bytes": 90, "runs": 1}, "rows": rows}
-    settings = {"records_per_partition": 1, "runs": 1, "rate": 1}
-    scale = {"settings": settings, "rows": [{"instances": n, "partitions": 1, **failed} for n in (1, 2)]}
-    text = section({"throughput": throughput, "scale": scale})
-    assert text.count("ended with exit code 1: first line last line") == 3
+    """A candidate that failed is named with its reason, not left out."""
+    row = {"candidate": "a peer", "version": "", "guarantee": "none", "medians": {}, "reason": "first line\nmore\nlast"}
+    settings = {"records": 1, "rounds": 1, "records_per_partition": 1, "rate": 1}
+    for part in ("throughput-usual", "scale"):
+        assert "No figures of a peer: first line last" in section(part, settings, [row])
 
 
-LEGIT, FRAUD = Record(0, 0, 0, transaction(1)), Record(0, 1, 0, transaction(900))
+OURS = all_candidates(download=False)[0]
+LEGIT, FRAUD, DEAD = (Record(value) for value in (transaction(1), transaction(900), b"not a transaction"))
+
+
+def summed(candidate: Candidate, **outputs: list[Record]) -> Sums:
+    """Return the checksums of what is in the outputs."""
+    found = Sums(candidate)
+    for route, records in outputs.items():
+        found.add(records, route)
+    return found
+
+
+def checked(candidate: Candidate, **outputs: list[Record]) -> str:
+    """Return what is wrong with the outputs, where one record of each route has come in."""
+    expected = Sums(candidate)
+    expected.add([LEGIT, FRAUD, DEAD])
+    try:
+        summed(candidate, **outputs).check(expected)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+ERRORS = (("__streams.errors.offset", b"2"),)
 
 
 @pytest.mark.parametrize(
-    ("legit", "fraud", "dead_letters", "said"),
+    ("legit", "fraud", "dead_letter", "said"),
     [
-        ([LEGIT], [FRAUD], [], ""),
-        ([], [FRAUD], [], "1 missing in legit"),
-        ([LEGIT, LEGIT], [FRAUD], [], "1 too many in legit"),
-        ([LEGIT, FRAUD], [], [], "1 too many in legit, 1 missing in fraud"),
-        ([LEGIT], [], [FRAUD], "1 missing in fraud, 1 too many in dead-letter"),
-        ([LEGIT._replace(value=LEGIT.value + b" ")], [FRAUD], [], "1 missing in legit, 1 too many in legit"),
+        ([LEGIT], [FRAUD], [DEAD], ""),
+        ([LEGIT], [FRAUD], [DEAD._replace(headers=ERRORS)], ""),
+        ([], [FRAUD], [DEAD], "legit has 0 records instead of 1"),
+        ([LEGIT, LEGIT], [FRAUD], [DEAD], "legit has 2 records instead of 1"),
+        ([LEGIT, FRAUD], [], [DEAD], "fraud has 0 records instead of 1"),
+        ([LEGIT], [], [DEAD, FRAUD], "dead_letter has 2 records instead of 1"),
+        ([FRAUD], [LEGIT], [DEAD], "fraud has a record that is not as it came in"),
+        ([LEGIT._replace(value=LEGIT.value + b" ")], [FRAUD], [DEAD], "legit has a record that is not as it came in"),
+        ([LEGIT._replace(key=b"k")], [FRAUD], [DEAD], "legit has a record that is not as it came in"),
+        ([LEGIT._replace(headers=(("a", b""),))], [FRAUD], [DEAD], "legit has a record that is not as it came in"),
+        ([LEGIT._replace(timestamp=5)], [FRAUD], [DEAD], "legit has a record that is not as it came in"),
+        ([LEGIT._replace(partition=1)], [FRAUD], [DEAD], "legit has 0 records instead of 1"),
     ],
 )
 def test_it_sees_what_a_candidate_does_wrong(
-    legit: list[Record], fraud: list[Record], dead_letters: list[Record], said: str
+    legit: list[Record], fraud: list[Record], dead_letter: list[Record], said: str
 ) -> None:
     """A record that is lost, doubled, in the wrong topic or changed makes a candidate's speed worth nothing."""
-    outputs = {"legit": legit, "fraud": fraud, "dead-letter": dead_letters}
-    assert mistakes([LEGIT, FRAUD], outputs, same_bytes=True) == said
+    found = checked(OURS, legit=legit, fraud=fraud, dead_letter=dead_letter)
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+def test_order_counts() -> None:
+    """Two records that have changed places are not as they came in."""
+    one, two = LEGIT, LEGIT._replace(value=transaction(2))
+    with pytest.raises(RuntimeError, match="not in its place"):
+        summed(OURS, legit=[two, one]).check(summed(OURS, legit=[one, two]))
 
 
 def test_where_only_the_content_counts_the_bytes_may_differ() -> None:
     """The tutorial's loop writes the JSON anew; another amount is another transaction all the same."""
-    outputs = {"legit": [LEGIT._replace(value=LEGIT.value + b" ")], "fraud": [FRAUD], "dead-letter": []}
-    assert mistakes([LEGIT, FRAUD], outputs, same_bytes=False) == ""
-    outputs["legit"] = [LEGIT._replace(value=transaction(2))]
-    assert mistakes([LEGIT, FRAUD], outputs, same_bytes=False) != ""
+    loop = replace(OURS, keeps_records=False)
+    anew = LEGIT._replace(value=LEGIT.value + b" ", timestamp=5)
+    assert checked(loop, legit=[anew], fraud=[FRAUD], dead_letter=[DEAD]) == ""
+    other = LEGIT._replace(value=transaction(2))
+    assert checked(loop, legit=[other], fraud=[FRAUD], dead_letter=[DEAD]) != ""
+
+
+def test_the_floor_may_write_to_any_topic() -> None:
+    """What does not look into a record cannot know its route; but each must be there, once and unchanged."""
+    floor = replace(OURS, knows_routes=False)
+    assert checked(floor, legit=[LEGIT, FRAUD, DEAD]) == ""
+    assert checked(floor, legit=[LEGIT, FRAUD, FRAUD]) != ""
 
 
 def test_the_steady_rate_leaves_out_start_and_markers() -> None:
     """From the first sample with records to the first with all; a marker after each two records counts for nothing."""
-    pipeline = Pipeline("", "")
-    legit, *others = pipeline.output_partitions
+    drain = Drain.__new__(Drain)  # no cluster, and no candidate at work
+    drain.peak_mb = 99
+    drain.offsets = {"legit": array("q", (0, 1, 3, 4, 6, 7)), "fraud": array("q")}  # type: ignore[dict-item]
 
-    def sample(time: float, end: int, cpu: float) -> Sample:
-        return Sample(time, {legit: end, **dict.fromkeys(others, 0)}, cpu)
+    def sample(seconds: float, end: int, cpu_seconds: float) -> Sample:
+        ends = {"legit": end, "fraud": 0}
+        return Sample(seconds, ends, Usage(cpu_seconds, 10 * seconds))  # type: ignore[arg-type]
 
-    seen = Drain(started=100.0, ready=100.0)
-    seen.samples = [sample(101, 0, 1), sample(102, 3, 2), sample(103, 6, 2.5), sample(104, 9, 3), sample(109, 10, 9)]
-    records = [LEGIT._replace(offset=offset) for offset in (0, 1, 3, 4, 6, 7)]
-    seen.outputs = {"legit": records, "fraud": [], "dead-letter": []}
-    part = steady(pipeline, seen)
-    assert (part.records, part.seconds, part.cpu, part.startup, part.markers) == (4, 2, 1, 2, 3)
-    seen.ready = 102.5
-    assert steady(pipeline, seen).records == 2
-    seen.ready = 105.0
+    drain.samples = [sample(1, 0, 1), sample(2, 3, 2), sample(3, 6, 2.5), sample(4, 9, 3), sample(9, 10, 9)]
+    figures = drain.figures()
+    assert figures["records_per_second"] == 4 / 2
+    assert figures["cpu_us_per_record"] == 1e6 / 4
+    assert (figures["mb_at_half"], figures["mb_at_end"], figures["peak_mb"]) == (30, 40, 99)
+    drain.samples = drain.samples[:1] + drain.samples[3:]
     with pytest.raises(RuntimeError, match="more records"):
-        steady(pipeline, seen)
+        drain.figures()

@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+import rule
+from embedded import pipeline
+from settings import OUTPUT_TOPICS
 
 ROOT = Path(__file__).parent.parent
 GENERATOR = {
@@ -16,15 +21,26 @@ GENERATOR = {
 DETECTOR = {
     "KAFKA_BROKER_URL": "localhost:1",
     "TRANSACTIONS_TOPIC": "queueing.transactions",
-    "LEGIT_TOPIC": "streaming.transactions.legit",
-    "FRAUD_TOPIC": "streaming.transactions.fraud",
-    "DEAD_LETTER_TOPIC": "streaming.transactions.dead-letter",
+    **dict(OUTPUT_TOPICS.values()),
 }
 BROKERS = [
     ("broker", "host:port"),
     ("broker:", "host:port"),
     ("kafka://broker:9092", "host:port"),
     (":9092", "host:port"),
+]
+PORTS = [
+    ("broker:0", "from 1 to 65535"),
+    ("broker:65536", "from 1 to 65535"),
+    ("broker:9092,broker:99999", "from 1 to 65535"),
+    ("[::1]:0", "from 1 to 65535"),
+    ("::1:9092", "host:port"),
+]
+HEARTBEATS = [
+    ("/no/such/folder/heartbeat", "(No such file or directory): give it a file in a folder that exists"),
+    ("/dev/null/heartbeat", "(Not a directory): give it a file in a folder that exists"),
+    ("/proc/heartbeat", "give it a file in a folder that exists"),
+    ("/", "(Is a directory): give it a file"),
 ]
 TOPICS = [
     ("a topic", "name of a topic"),
@@ -37,12 +53,14 @@ CASES = [
     *[("generator", name, "", "not set") for name in GENERATOR],
     *[("detector", name, "", "not set") for name in DETECTOR],
     *[(service, "KAFKA_BROKER_URL", *case) for service in ("generator", "detector") for case in BROKERS],
+    *[(service, "KAFKA_BROKER_URL", *case) for service in ("generator", "detector") for case in PORTS],
+    *[(service, "HEARTBEAT_FILE", *case) for service in ("generator", "detector") for case in HEARTBEATS],
     *[("generator", "TRANSACTIONS_TOPIC", *case) for case in TOPICS],
     *[("detector", name, *TOPICS[0]) for name in DETECTOR if name.endswith("_TOPIC")],
     *[("generator", "TRANSACTIONS_PER_SECOND", *case) for case in RATES],
     *[("generator", "TRANSACTIONS_LIMIT", value, "whole number above 0") for value in ("0", "-1", "1.5", "many")],
-    ("detector", "LEGIT_TOPIC", "streaming.transactions.fraud", "each of the four its own"),
-    ("detector", "DEAD_LETTER_TOPIC", "queueing.transactions", "each of the four its own"),
+    ("detector", "LEGIT_TOPIC", "streaming.transactions.fraud", "each its own"),
+    ("detector", "DEAD_LETTER_TOPIC", "queueing.transactions", "each its own"),
     ("detector", "CONSUMER_GROUP", "fraud detector", "without spaces"),
     ("detector", "TRANSACTIONAL_ID", "fraud detector", "without spaces"),
 ]
@@ -58,7 +76,7 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
         env=environ,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert ended.returncode == 2
@@ -68,3 +86,10 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
     assert value in ended.stderr
     if "its own" not in remedy:
         assert variable in ended.stderr
+
+
+def test_every_route_has_its_variable() -> None:
+    """The rule's routes are those of the settings, of the composition, and of what the tests and the demo run."""
+    assert tuple(OUTPUT_TOPICS) == rule.ROUTES == tuple(pipeline.ROUTES)
+    environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["detector"]["environment"]
+    assert {variable for variable, _ in OUTPUT_TOPICS.values()} <= set(environment)

@@ -6,16 +6,18 @@ import pytest
 from kafka import KafkaAdminClient
 
 from embedded import Cluster
-from harness import Pipeline, wait_until
+from embedded.brokers import HOST
+from embedded.cluster import free_ports
+from embedded.pipeline import Pipeline
+from embedded.service import wait_until
 from settings import Settings
 from topics import prepare_topics
 
 
 @pytest.fixture
 def absent() -> Pipeline:
-    """Topics on a broker that is not there: its port was a broker's, and is free now."""
-    with Cluster() as cluster:
-        return Pipeline(cluster.bootstrap_servers)
+    """Topics on a broker that is not there yet."""
+    return Pipeline(f"{HOST}:{free_ports(1)[0]}")
 
 
 def test_they_say_where_they_try_to_connect_and_start_when_it_comes(absent: Pipeline) -> None:
@@ -31,7 +33,7 @@ def test_they_say_where_they_try_to_connect_and_start_when_it_comes(absent: Pipe
             service.wait_for("No Kafka at")
         stack.enter_context(Cluster(port=int(absent.broker_url.split(":")[1])))
         assert generator.wait() == 0
-        wait_until(lambda: len(absent.read(absent.legit)) + len(absent.read(absent.fraud)) == 1000, 30)
+        wait_until(lambda: len(absent.read(absent.legit)) + len(absent.read(absent.fraud)) == 1000, 120)
         assert detector.stop() == 0
 
 
@@ -42,5 +44,5 @@ def test_the_brokers_that_do_not_know_a_new_topic_yet_are_waited_for() -> None:
             pipeline = Pipeline(cluster.bootstrap_servers)
             settings = Settings.from_env(pipeline.environ("detector"))
             admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
-            assert set(prepare_topics(admin, settings)) == set(pipeline.outputs)
+            assert set(prepare_topics(admin, settings)) == set(pipeline.routes)
             admin.close()

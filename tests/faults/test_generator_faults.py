@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from embedded import Cluster
-from harness import Pipeline, Service, wait_until
+from embedded.pipeline import Pipeline
+from embedded.service import Service, wait_until
 
 
 def delivered(generator: Service) -> int:
@@ -37,7 +38,7 @@ def test_broker_away(cluster: Cluster, pipeline: Pipeline, rounds: int, how: str
     """The generator waits, and goes on at its rate; at most a second's worth is made up for in a burst."""
     broker, seconds = cluster.brokers[0], 60 if rounds > 1 else 5
     with pipeline.service("generator") as generator:
-        wait_until(lambda: delivered(generator) > 0, 30)
+        wait_until(lambda: delivered(generator) > 0, 120)
         before = memory(generator)
         {"stopped": broker.stop, "killed": broker.kill, "paused": broker.pause}[how]()
         time.sleep(seconds)
@@ -48,7 +49,7 @@ def test_broker_away(cluster: Cluster, pipeline: Pipeline, rounds: int, how: str
             broker.start()
             broker.wait_ready()
         back = delivered(generator)
-        wait_until(lambda: delivered(generator) > back + 2000, 60, lambda: generator.log)
+        wait_until(lambda: delivered(generator) > back + 2000, 120, lambda: generator.log)
         assert generator.stop() == 0
     stamps = check(pipeline, generator)
     # A record's timestamp is the time of its creation. Bursts: in no second more than the rate and what is made up for.
@@ -60,11 +61,28 @@ def test_the_limit_is_exact_through_a_restart(cluster: Cluster, pipeline: Pipeli
     """TRANSACTIONS_LIMIT=N delivers exactly N, though the broker is restarted and then killed meanwhile."""
     broker = cluster.brokers[0]
     with pipeline.service("generator", TRANSACTIONS_PER_SECOND="2000", TRANSACTIONS_LIMIT="40000") as generator:
-        wait_until(lambda: delivered(generator) > 0, 30)
+        wait_until(lambda: delivered(generator) > 0, 120)
         broker.restart()
-        wait_until(lambda: delivered(generator) > 15_000, 60, lambda: generator.log)
+        wait_until(lambda: delivered(generator) > 15_000, 120, lambda: generator.log)
         broker.kill()
         broker.start()
         broker.wait_ready()
         assert generator.wait(120) == 0
     assert len(check(pipeline, generator)) == 40_000
+
+
+def test_an_outage_longer_than_the_client_waits() -> None:
+    """After two minutes it ends with exit code 1, and says how many were not delivered; a new one goes on."""
+    with Cluster() as own:
+        pipeline = Pipeline(own.bootstrap_servers)
+        pipeline.create(pipeline.transactions)
+        with pipeline.service("generator") as generator:
+            wait_until(lambda: delivered(generator) > 0, 120)
+            own.brokers[0].pause()
+            assert generator.wait(240) == 1
+            assert "transactions had no answer for two minutes: a restart begins anew" in generator.log
+            assert re.search(r"Stopped: delivered=\d+ not_delivered=[1-9]", generator.log)
+            assert "Traceback" not in generator.log
+        own.brokers[0].resume()
+        with pipeline.service("generator", TRANSACTIONS_LIMIT="1000") as generator:
+            assert generator.wait(120) == 0

@@ -1,0 +1,50 @@
+"""Our detector with a function replaced: what the fault suite has to find wanting. CARELESS says in what."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "detector"))
+
+import app
+import client
+import consumer
+
+read = consumer.Consumer.read
+CARELESS = os.environ["CARELESS"].split()
+
+if "unchecked" in CARELESS:  # does not look at what became of its batches
+    client.WrittenBatch.check = lambda self: None
+
+if "slow" in CARELESS:  # makes the moment between reading and writing long enough to hit
+
+    def read_slowly(self: consumer.Consumer) -> consumer.Portion:
+        """Read, and pause."""
+        portion = read(self)
+        if portion.chunks:
+            print("Between reading and writing", flush=True)
+            time.sleep(1.5)
+        return portion
+
+    consumer.Consumer.read = read_slowly
+
+if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is, and without its generation
+    slowly = consumer.Consumer.read
+    consumer.Consumer._is_stable = lambda self, group: True
+
+    def stay(self: consumer.Consumer) -> None:
+        """Go on from where the client is."""
+        self.positions = {partition: self.client.position(partition) for partition in self.client.assignment()}
+        self.next_offsets = self.positions.copy()
+
+    consumer.Consumer._rewind = stay
+
+    def read_unfenced(self: consumer.Consumer) -> consumer.Portion:
+        """Read, and give the group's name alone."""
+        portion = slowly(self)
+        return portion._replace(group=portion.group.group_id)
+
+    consumer.Consumer.read = read_unfenced
+
+os._exit(app.main())

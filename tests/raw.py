@@ -1,0 +1,126 @@
+"""Record batches as bytes, written to a broker and read from it by plain requests: no client looks into them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
+from kafka.protocol.consumer import FetchRequest
+from kafka.protocol.producer import ProduceRequest
+from kafka.record.default_records import DefaultRecordBatchBuilder
+from kafka.record.util import calc_crc32c
+
+from batches import decode, encode
+from unpacking import HEADER, chunks
+from varints import VARINT
+
+CODECS = {
+    "none": (0, bytes),
+    "gzip": (1, gzip_encode),
+    "snappy": (2, snappy_encode),
+    "lz4": (3, lz4_encode),
+    "zstd": (4, zstd_encode),
+}
+CONTROL_BIT = 0b100000
+
+
+def content(value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[bytes, bytes | None]] = ()) -> bytes:
+    """Return a record's bytes from key to headers; names and values are whatever bytes they are."""
+
+    def field(data: bytes | None) -> bytes:
+        return VARINT[-1] if data is None else VARINT[len(data)] + data
+
+    return field(key) + field(value) + VARINT[len(headers)] + b"".join(field(part) for h in headers for part in h)
+
+
+def batch(records: Sequence[tuple[int, bytes]], codec: str = "none") -> bytes:
+    """Return a batch of records, each a timestamp and a content, ready to be produced."""
+    (output,) = encode(records, 10**9)
+    bits, compress = CODECS[codec]
+    data = bytearray(HEADER.size) + compress(bytes(output.data[HEADER.size :]))
+    last, times = output.record_count - 1, (output.base_timestamp, output.max_timestamp)
+    HEADER.pack_into(data, 0, 0, len(data) - 12, 0, 2, 0, bits, last, *times, -1, -1, -1, output.record_count)
+    crc_at, attributes_at = DefaultRecordBatchBuilder.CRC_OFFSET, DefaultRecordBatchBuilder.ATTRIBUTES_OFFSET
+    data[crc_at:attributes_at] = calc_crc32c(bytes(data[attributes_at:])).to_bytes(4, "big")
+    return bytes(data)
+
+
+class Wire:
+    """A connection to the leader of every partition: there is one broker."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    def produce(self, topic: str, data: bytes, partition: int = 0) -> None:
+        """Write a message set or a batch, as it is."""
+        topics = ProduceRequest.TopicProduceData
+        written = topics(name=topic, partition_data=[topics.PartitionProduceData(index=partition, records=data)])
+        version = 9 if data[16] == 2 else 2  # what lies there is the version of the format
+        request = ProduceRequest(
+            transactional_id=None, acks=-1, timeout_ms=10_000, topic_data=[written], max_version=version
+        )
+        response = self._ask(request).responses[0].partition_responses[0]
+        assert response.error_code == 0, response
+
+    def format_version(self, topic: str) -> int:
+        """Return in which version of the format the broker keeps what is in a topic's first partition."""
+        return self._fetch(topic, 0, 0)[16]
+
+    def fetch(self, topic: str, partition: int = 0) -> Iterator[bytes]:
+        """Yield the data batches of a partition, committed or not, as the broker keeps them."""
+        place = TopicPartition(topic, partition)
+        offset = self._consumer.beginning_offsets([place])[place]
+        end = self._consumer.end_offsets([place])[place]
+        while offset < end:
+            data, at = self._fetch(topic, partition, offset), 0
+            while at + HEADER.size <= len(data):
+                size = int.from_bytes(data[at + 8 : at + 12], "big") + 12
+                found = data[at : at + size]
+                if len(found) < size:  # the last one may be cut off
+                    break
+                at += size
+                header = HEADER.unpack_from(found)
+                offset = header[0] + header[6] + 1
+                if not header[5] & CONTROL_BIT:
+                    yield found
+
+    def _fetch(self, topic: str, partition: int, offset: int) -> bytes:
+        topics = FetchRequest.FetchTopic
+        wanted = topics.FetchPartition(partition=partition, fetch_offset=offset, partition_max_bytes=10**8)
+        request = FetchRequest(
+            max_wait_ms=500,
+            min_bytes=1,
+            max_bytes=10**8,
+            topics=[topics(topic=topic, partitions=[wanted])],
+            max_version=11,
+        )
+        return bytes(self._ask(request).responses[0].partitions[0].records)
+
+    def records(self, topic: str, partition: int = 0) -> list[tuple[int, bytes]]:
+        """Return the timestamps and contents of a partition's records."""
+        return [
+            (record.timestamp, bytes(record.content))
+            for found in self.fetch(topic, partition)
+            for chunk in chunks(found, 0)
+            for record in decode(chunk)
+        ]
+
+    def _ask(self, request: Any) -> Any:
+        manager = self._consumer._client._manager
+
+        async def ask() -> Any:
+            return await manager.send(request)
+
+        return manager.run(ask)
+
+
+@contextmanager
+def wire(broker_url: str) -> Iterator[Wire]:
+    """Connect as long as the block."""
+    consumer = KafkaConsumer(bootstrap_servers=broker_url)
+    try:
+        consumer.topics()
+        yield Wire(consumer)
+    finally:
+        consumer.close()

@@ -1,0 +1,281 @@
+"""The page of the dashboard in a real browser, on a real broker: what it shows, and what it does not let happen."""
+
+import base64
+import http.client
+import json
+import re
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from kafka import KafkaProducer
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from demo.picture import CHROMIUM, launch
+from embedded import Broker, Cluster
+from embedded.cluster import free_ports
+from embedded.pipeline import ROOT, Pipeline
+from embedded.records import Record, write
+from embedded.service import Service, wait_until
+from harness import transaction, unable
+
+SCRIPT = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
+        if not Path(CHROMIUM or playwright.chromium.executable_path).exists():
+            unable("not installed: chromium, or what '.venv/bin/playwright install chromium' installs")
+        with launch(playwright) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    """A broker of this file's own, which it can take away."""
+    with Cluster() as cluster:
+        yield cluster.brokers[0]
+
+
+@pytest.fixture(scope="module")
+def pipeline(broker: Broker) -> Pipeline:
+    """Topics on it."""
+    fresh = Pipeline(f"127.0.0.1:{broker.port}")
+    fresh.create(fresh.transactions, *fresh.outputs)
+    return fresh
+
+
+@pytest.fixture(scope="module")
+def port(pipeline: Pipeline) -> Iterator[int]:
+    """The port of the dashboard, a process as in production."""
+    (free,) = free_ports(1)
+    environ = pipeline.environ("detector", WEB_PORT=str(free))
+    with Service(ROOT, environ, (sys.executable, "-m", "demo.dashboard"), "dashboard") as dashboard:
+        wait_until(lambda: get(free, "/health")[0] == 200, 30, lambda: dashboard.log)
+        yield free
+        assert dashboard.stop() == 0, dashboard.log
+        assert "Traceback" not in dashboard.log
+
+
+@pytest.fixture
+def page(browser: Browser, port: int) -> Iterator[Page]:
+    """The page, at work. Whatever it writes to the console, violations of its policy included, fails the test."""
+    with closing(browser.new_context(viewport={"width": 1200, "height": 900})) as context:
+        opened = context.new_page()
+        said: list[str] = []
+        opened.on("console", lambda message: said.append(message.text))
+        opened.on("pageerror", lambda error: said.append(str(error)))
+        opened.goto(f"http://localhost:{port}/")
+        expect(opened.locator("#state")).to_have_text("live", timeout=30_000)
+        expect(opened.locator("#transactions-rate")).to_be_visible()
+        yield opened
+        assert said == []
+        assert opened.title() == "Fraud detection, live"
+
+
+def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Return status, headers and body of an answer; status 0 where nothing listens."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+        except ConnectionError:
+            return 0, {}, ""
+
+
+def number(page: Page, id: str) -> float:
+    """Return the number that an element shows."""
+    return float(page.locator(f"#{id}").inner_text().split()[0].replace(",", ""))
+
+
+def test_a_fraud_is_shown_within_two_seconds(page: Page, pipeline: Pipeline) -> None:
+    """From the producer's acknowledgement until the browser shows it."""
+    name = uuid.uuid4().hex[:12]
+    with closing(KafkaProducer(bootstrap_servers=pipeline.broker_url)) as producer:
+        producer.send(pipeline.fraud, transaction(987.65, source=name)).get(10)
+    row = page.locator("#fraud tr", has_text=name)
+    expect(row).to_be_visible(timeout=2000)
+    assert row.locator("td").all_inner_texts()[1:] == ["987.65", "EUR", name, "bob"]
+
+
+def test_figures_and_charts_move(page: Page, pipeline: Pipeline) -> None:
+    """Records, rate and fraud share follow what is written, and each chart draws it."""
+    before = {name: number(page, f"{name}-records") for name in ("transactions", "legit", "fraud", "dead_letter")}
+    pictures = page.locator(".chart canvas")
+    assert pictures.count() == 7
+    drawn = [pictures.nth(i).evaluate("canvas => canvas.toDataURL()") for i in range(7)]
+    pipeline.write([Record(transaction(10))] * 100)
+    for topic, value, count in (
+        (pipeline.legit, transaction(10), 90),
+        (pipeline.fraud, transaction(900), 9),
+        (pipeline.dead_letter, b"nothing", 1),
+    ):
+        write(pipeline.broker_url, topic, [Record(value)] * count)
+    for name, count in (("transactions", 100), ("legit", 90), ("fraud", 9), ("dead_letter", 1)):
+        expect(page.locator(f"#{name}-records")).to_have_text(f"{before[name] + count:,.0f}", timeout=10_000)
+    legit, fraud = number(page, "legit-records"), number(page, "fraud-records")
+    expect(page.locator("#share")).to_have_text(f"{100 * fraud / (legit + fraud):.2f} %")
+    expect(page.locator("#expected")).to_have_text("expected 10.01 %")
+
+    def rate() -> float:
+        pipeline.write([Record(transaction(10))] * 10)
+        return number(page, "transactions-rate")
+
+    wait_until(lambda: rate() > 0, 20)
+    wait_until(lambda: all(pictures.nth(i).evaluate("canvas => canvas.toDataURL()") != drawn[i] for i in range(7)), 20)
+
+
+def test_a_detector_that_commits_nothing_is_named(page: Page, pipeline: Pipeline) -> None:
+    """Here is none at all: a banner says so, and the lag is what was written."""
+    pipeline.write([Record(transaction(10))])
+    expect(page.locator("#banner")).to_contain_text("The detector commits nothing, and records wait", timeout=30_000)
+    assert number(page, "lag") == pipeline.lag() > 0
+
+
+def test_nothing_out_of_a_record_does_anything(page: Page, pipeline: Pipeline) -> None:
+    """Values of the corpus and scripts, in every topic, header and member, are shown as text or not at all."""
+    cases = [json.loads(line)["value_b64"] for line in (ROOT / "detector/tests/corpus.jsonl").read_text().splitlines()]
+    corpus = [Record(None if case is None else base64.b64decode(case)) for case in cases]
+    for topic in (pipeline.transactions, *pipeline.outputs):
+        write(pipeline.broker_url, topic, corpus)
+    hostile = [transaction(950, **{name: SCRIPT}) for name in ("source", "target", "currency")]
+    hostile += [transaction(float("inf")), transaction(int("9" * 401)), transaction(950, source="\u202eright to left")]
+    write(pipeline.broker_url, pipeline.fraud, [Record(value) for value in hostile])
+    reason = ("__streams.errors.message", SCRIPT.encode())
+    write(pipeline.broker_url, pipeline.dead_letter, [Record(SCRIPT.encode(), headers=(reason,))])
+    cell = page.locator("#dead_letter tr").first.locator("td")
+    expect(cell.nth(2)).to_have_text(SCRIPT[:80] + "…", timeout=10_000)
+    expect(cell.nth(1)).to_have_text(SCRIPT)
+    expect(page.locator("#fraud")).to_contain_text(SCRIPT[:20] + "…")
+    expect(page.locator("#fraud")).to_contain_text("\ufffdright to left")
+    expect(page.locator("#fraud")).to_contain_text("Infinity")
+    assert page.locator("main script, main img, header script, header img").count() == 0
+
+
+def test_alerts_are_shown_once_their_topic_exists(page: Page, pipeline: Pipeline) -> None:
+    """The newest alerts have a table of their own, which is not there without them; scripts in them are text."""
+    expect(page.locator("#alerts-section")).to_be_hidden()
+    pipeline.create("streaming.alerts")
+    alert = {"id": "1", "rule": "smurfing", "target": SCRIPT, "sources": 50, "sum": 50000, "currency": "EUR"}
+    alert |= {"first": 1_700_000_000_000, "last": "never"}
+    values = [json.dumps(alert).encode(), b"[" * 10_000, b'"x"', b"{}"]
+    write(pipeline.broker_url, "streaming.alerts", [Record(value) for value in values])
+    expect(page.locator("#alerts tr")).to_have_count(4, timeout=20_000)
+    texts = page.locator("#alerts tr").last.locator("td").all_inner_texts()
+    assert texts[1:] == ["smurfing", SCRIPT[:40] + "…", "50", "50000", "EUR", "2023-11-14 22:13:20Z", "never"]
+
+
+def test_a_broker_that_goes_away_and_comes_back(page: Page, pipeline: Pipeline, broker: Broker) -> None:
+    """A banner says so and the figures are called stale; afterwards all goes on, and nothing was missed."""
+    before = number(page, "legit-records")
+    broker.kill()
+    expect(page.locator("#banner")).to_contain_text(f"Kafka does not answer at {pipeline.broker_url}", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("stale: figures of", timeout=30_000)
+    broker.start()
+    broker.wait_ready()
+    write(pipeline.broker_url, pipeline.legit, [Record(transaction(10))] * 7)
+    expect(page.locator("#legit-records")).to_have_text(f"{before + 7:,.0f}", timeout=60_000)
+    expect(page.locator("#state")).to_have_text("live", timeout=30_000)
+    expect(page.locator("#banner")).not_to_contain_text("does not answer")
+
+
+def test_keyboard_phone_and_dark(page: Page) -> None:
+    """Tab reaches the button and every table, visibly; Pause holds the figures; nothing is wider than a phone."""
+    reached = []
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("document.activeElement.id || document.activeElement.getAttribute('aria-labelledby')")
+        )
+        if reached[-1]:
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert {"pause", "frauds-name", "dead-name"} <= set(reached)
+    page.locator("#pause").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#state")).to_have_text("paused")
+    page.keyboard.press("Enter")
+    expect(page.locator("#state")).to_have_text("live")
+    page.set_viewport_size({"width": 360, "height": 740})
+    wait_until(lambda: page.evaluate("document.documentElement.scrollWidth") <= 360, 10)
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+
+
+def test_a_screen_reader_finds_its_way(page: Page) -> None:
+    """Landmarks, headings in order, live regions, and a name for every region, chart and button."""
+    for role in ("banner", "main", "alert", "status"):
+        assert page.get_by_role(role).count() == 1  # type: ignore[arg-type]
+    levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert page.get_by_role("img", name=re.compile("over the last five minutes")).count() == 7
+    for name in ("Newest frauds", "Newest dead letters"):
+        assert page.get_by_role("region", name=name).count() >= 1
+    assert page.get_by_role("button", name="Pause").count() == 1
+
+
+def test_the_page_reconnects(browser: Browser, pipeline: Pipeline) -> None:
+    """With its server gone it calls its figures stale, and goes on by itself once there is one again."""
+    (port,) = free_ports(1)
+    command = (sys.executable, "-m", "demo.dashboard")
+    environ = pipeline.environ("detector", WEB_PORT=str(port))
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+        with Service(ROOT, environ, command, "dashboard"):
+            wait_until(lambda: get(port, "/health")[0] == 200, 30)
+            page.goto(f"http://localhost:{port}/")
+            expect(page.locator("#state")).to_have_text("live", timeout=30_000)
+        expect(page.locator("#state")).to_contain_text("stale", timeout=30_000)
+        with Service(ROOT, environ, command, "dashboard"):
+            expect(page.locator("#state")).to_have_text("live", timeout=60_000)
+
+
+def test_answers_are_strict_and_read_only(port: int) -> None:
+    """A strict content security policy, no cookies, no other methods, no files but the page's, no other host names."""
+    for path in ("/", "/page.js", "/nothing"):
+        _, headers, _ = get(port, path)
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert not {"set-cookie", "server"} & set(headers)
+    assert get(port, "/../page.py")[0] == get(port, "/..%2fpage.py")[0] == 404
+    assert get(port, "/", Host="evil.example")[0] == 400
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("POST", "/events")
+        assert connection.getresponse().status == 405
+
+
+def test_slow_and_many_clients_hold_up_nobody(port: int) -> None:
+    """Clients that take nothing cost nobody time; beyond a number of them others are refused, until they have gone."""
+
+    def status() -> int:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/events")
+            return connection.getresponse().status
+
+    silent = []
+    try:
+        for _ in range(45):
+            client = socket.create_connection(("127.0.0.1", port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            silent.append(client)
+        wait_until(lambda: status() == 503, 10)
+        began = time.monotonic()
+        assert get(port, "/")[0] == 200
+        assert time.monotonic() - began < 5
+    finally:
+        for client in silent:
+            client.close()
+    wait_until(lambda: status() == 200, 30)

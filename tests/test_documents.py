@@ -1,0 +1,325 @@
+"""README and docs, compared with the source: commands, variables, files, names, figures, and what is printed."""
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench import report
+from embedded.java import TOOLS
+from embedded.pipeline import ROOT, ROUTES, Pipeline
+from harness import AUDIT, PLAIN_LINE
+from rule import FRAUD, decide
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FILES = [
+    Path(name)
+    for name in subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+]
+COMPOSITIONS = sorted([*ROOT.glob("docker-compose*.yml"), *ROOT.glob("compose/*.yml")])
+IGNORED = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+@cache
+def source(suffixes: tuple[str, ...] = (".py", ".yml", ".toml", ".in", ".txt", "Makefile", "Dockerfile")) -> str:
+    """Return the text of everything that is no document, this file excepted."""
+    files = [file for file in FILES if file.name.endswith(suffixes) and file.name != Path(__file__).name]
+    return "\n".join((ROOT / file).read_text() for file in files)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Return the language and the lines of each block of code."""
+    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.M | re.S)
+    return [(language, re.sub(rf"^{indent}", "", lines, flags=re.M)) for indent, language, lines in found]
+
+
+def spans(text: str) -> list[str]:
+    """Return what stands between backticks in the text, or within a link's."""
+    found = re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S))
+    return [" ".join(span.split()) for span in found]
+
+
+def commands(text: str) -> list[str]:
+    """Return the command lines of the blocks."""
+    return [
+        line.removeprefix("$ ")
+        for language, lines in blocks(text)
+        if language == "console"
+        for line in lines.splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+# --- commands ---
+
+
+@each_document
+def test_what_make_is_asked_for_is_there(document: Path) -> None:
+    """Each `make …` names targets that `make` lists, and variables that the Makefile or a composition reads."""
+    text = document.read_text()
+    for line in [*spans(text), *commands(text)]:
+        for words in re.findall(r"(?:^|[\s(])make((?: +[A-Za-z_-]+(?:=[^\s|]+)?)+)", line):
+            for word in words.split():
+                name, is_variable, _ = word.partition("=")
+                if is_variable:
+                    assert re.search(rf"\$\(.*\b{name}\b|^{name} \?=", MAKEFILE, re.M) or f"${{{name}" in source(), line
+                else:
+                    assert name in TARGETS, line
+
+
+@each_document
+def test_commands_can_be_typed(document: Path) -> None:
+    """Bash can parse them; what they hand to Compose names files, services and tools that exist."""
+    for command in commands(document.read_text()):
+        subprocess.run(["bash", "-n", "-c", command], check=True, capture_output=True)
+        for called in re.findall(r"docker(?:-| )compose ([^|;)]*)", command):
+            check_compose(shlex.split(called.partition(" < ")[0].partition(" > ")[0]))
+
+
+def check_compose(words: list[str]) -> None:
+    """Fail where a file, a service, or a tool of Kafka's is not there."""
+    files = []
+    while words[0].startswith("-"):
+        option, value, *words = words
+        assert option in ("-f", "--project-directory"), words
+        if option == "-f":
+            files.append(value)
+    files = files or ["docker-compose.yml"]
+    services = {name for file in files for name in yaml.safe_load((ROOT / file).read_text())["services"]}
+    subcommand, *rest = words
+    names = [word for word in rest if not word.startswith("-") and not word.isdecimal() and "=" not in word]
+    if subcommand == "exec":
+        service, tool, *_ = names
+        assert service in services, words
+        assert tool in {*TOOLS, "zookeeper-shell", "bash", "sh"}, words
+    else:
+        assert subcommand in ("up", "down", "logs", "ps", "stop", "start", "restart", "config", "build", "run"), words
+        assert set(names) <= services, words
+
+
+def test_the_blocks_are_of_kinds_that_are_looked_at() -> None:
+    """A block of Python is part of a source file; consoles, diagrams and properties are the only others."""
+    for document in DOCUMENTS:
+        for language, lines in blocks(document.read_text()):
+            assert language in ("console", "mermaid", "python", "yaml", "properties", "text", "json", ""), document
+            assert language != "python" or lines.strip() in source(), lines
+
+
+# --- names ---
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    """Return the cells of the tables whose heading begins so."""
+    tables = re.findall(rf"^\| {first} \|.*\n\|[-| :]+\|\n((?:\|.*\n)+)", text, re.M)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for table in tables for line in table.splitlines()]
+
+
+def variables_of(service: str) -> set[str]:
+    """Return the names that a service's settings look up in the environment."""
+    tree = ast.parse((ROOT / service / "settings.py").read_text())
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {name for name in names if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name)} - {"SASL_SSL", "SASL_PLAINTEXT"}
+
+
+def test_the_variables_are_those_that_are_read() -> None:
+    """The README's table has each one that a service or the two compositions read, beside the right service."""
+    table: dict[str, set[str]] = {}
+    for service, variable, *_ in rows((ROOT / "README.md").read_text(), "service"):
+        if "…" not in variable:  # those of docs/security.md
+            table.setdefault(service, set()).add(variable.strip("`"))
+    both = table.pop("both")
+    read = {service: variables_of(service) for service in ("generator", "detector")}
+    for service, names in read.items():
+        assert both | table[service] == names
+    assert both == read["generator"] & read["detector"]
+    named = {
+        name
+        for file in ("docker-compose.yml", "docker-compose.kafka.yml")
+        for name in re.findall(r"\$\{(\w+)", (ROOT / file).read_text())
+    }
+    assert named - read["generator"] - read["detector"] == table["compositions"]
+
+
+def test_the_variables_have_the_values_of_compose() -> None:
+    """The table's third column has what docker-compose.yml and the Dockerfiles set, or the compositions' default."""
+    everything = "\n".join(file.read_text() for file in COMPOSITIONS)
+    images = "\n".join((ROOT / service / "Dockerfile").read_text() for service in ("generator", "detector"))
+    for _, variable, value, *_ in rows((ROOT / "README.md").read_text(), "service"):
+        name, default = variable.strip("`"), value.strip("`")
+        if value.startswith("`"):
+            forms = (f"${{{name}:-{default}}}", f" {name}: {default}\n", f"{name}={default}")
+            assert any(form in everything + images for form in forms), name
+        else:
+            assert not re.search(rf"\$\{{{name}:-\w", everything), name
+
+
+def test_each_variable_of_a_composition_is_documented() -> None:
+    """Whatever can be set in the shell stands in some document."""
+    documented = "\n".join(document.read_text() for document in DOCUMENTS)
+    for composition in COMPOSITIONS:
+        for name in re.findall(r"(?<!\$)\$\{(\w+)", composition.read_text()):
+            assert f"`{name}" in documented or f"{name}=" in documented, (composition.name, name)
+
+
+@each_document
+def test_links_lead_somewhere(document: Path) -> None:
+    """A link within the project names a file or folder that is in the repository, and a heading that is in the file."""
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        relative = path.relative_to(ROOT)
+        assert relative in FILES or any(relative in file.parents for file in FILES), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", path.read_text(), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], target
+
+
+@each_document
+def test_files_and_names_that_are_quoted_exist(document: Path) -> None:
+    """Between backticks: each file, test, and name in capitals is one of the project's."""
+    for span in spans(document.read_text()):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*\.(py|yml|md|txt|toml|jsonl|json|in|svg)", span):
+            assert any(f"/{file}".endswith(f"/{span}") for file in FILES), span
+        elif re.fullmatch(r"[\w.-]+(/[\w.-]+)*/", span) or re.fullmatch(r"[a-z]+/tests", span):
+            assert any(Path(span) in file.parents for file in FILES) or span.strip("/") in IGNORED, span
+        elif re.fullmatch(r"test_\w+", span):
+            assert f"def {span}(" in source(), span
+        elif re.fullmatch(r"[A-Z]+(_[A-Z]+)+", span) and document.name != "tutorial.md":
+            name = span.removesuffix("_FILE")  # what a variable holds can also be in a file
+            assert re.search(rf"\b({span}|{name})\b", source()), span
+
+
+@each_document
+def test_topics_have_the_names_that_compose_gives_them(document: Path) -> None:
+    """No document speaks of a topic that no composition does."""
+    topic = r"\b(?:queueing|streaming)\.[a-z.-]*[a-z]"
+    known = {name for file in COMPOSITIONS for name in re.findall(topic, file.read_text())}
+    assert set(re.findall(topic, document.read_text())) <= known
+
+
+def test_the_readme_names_each_topic() -> None:
+    """In the table, the diagram, and as an example of how to look into it."""
+    pipeline, text = Pipeline.of_compose(""), (ROOT / "README.md").read_text()
+    topics = [cells[0].strip("`") for cells in rows(text, "topic")]
+    assert topics == [pipeline.transactions, *pipeline.outputs]
+    assert len(topics) == 1 + len(ROUTES)
+    composition = (ROOT / "docker-compose.yml").read_text()
+    for topic in topics:
+        assert f"[/{topic}/]" in text
+        assert f"--topic {topic}" in text
+        assert f":-{topic}}}" in composition
+
+
+# --- what is printed ---
+
+
+def test_the_demo_prints_what_the_readme_shows() -> None:
+    """The lines have the form of those that tests/test_demo.py finds in a real run, and their figures go together."""
+    (shown,) = [lines for language, lines in blocks((ROOT / "README.md").read_text()) if "$ make demo" in lines]
+    (line,) = re.findall(r"^transactions=.*$", shown, re.M)
+    assert re.fullmatch(PLAIN_LINE, line)
+    figures = {name: int(figure) for name, figure in re.findall(r"(\w+)=(\d+)(?= |$)", line)}
+    assert sum(figures[route] for route in ROUTES) + figures["lag"] <= figures["transactions"]
+    assert f"fraud={figures['fraud'] / sum(figures[route] for route in ROUTES):.1%}"[:-2] in line
+    for text in AUDIT:
+        assert re.search(rf"^{text}$", shown, re.M), text
+
+
+def test_the_transactions_that_the_readme_shows_are_fraud() -> None:
+    """What `make consume` of the topic prints is what the generator writes and the rule takes for fraud."""
+    lines = re.findall(r"^\{.*\}$", (ROOT / "README.md").read_text(), re.M)
+    assert lines
+    for line in lines:
+        assert decide(line.encode())[0] == FRAUD
+        assert list(json.loads(line)) == ["source", "target", "amount", "currency"]
+        assert json.dumps(json.loads(line)) == line
+
+
+def shows(document: str, text: str) -> None:
+    """Fail unless the document has this text, wherever its lines break."""
+    path = ROOT / document
+    assert text in " ".join(path.read_text().split()), f"{path.name}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("document", "quoted", "source_file"),
+    [
+        ("docs/operations.md", "the record at offset ", "detector/branching.py"),
+        ("docs/operations.md", "the batch at offset ", "detector/batches.py"),
+        ("README.md", "__streams.errors.", "detector/branching.py"),
+        ("docs/scaling.md", "`lag` in the detector's line", "detector/report.py"),
+    ],
+)
+def test_messages_are_quoted_as_they_are_printed(document: str, quoted: str, source_file: str) -> None:
+    """What the runbook tells people to look for is what the service prints."""
+    shows(document, quoted)
+    printed = re.findall(r"`(.*)`", quoted)  # a name within a sentence of the document's own
+    assert (f"{printed[0]}=" if printed else quoted) in (ROOT / source_file).read_text()
+
+
+def constant(file: str, name: str) -> Any:
+    """Return the value of a module's constant. The services have modules of the same name, so they are not imported."""
+    values: dict[str, Any] = {}
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(node, ast.Assign):
+            try:
+                exec(ast.unparse(node), values)
+            except NameError:  # made of something that is imported
+                continue
+    return values[name]
+
+
+def test_the_figures_are_those_of_the_source() -> None:
+    """Sizes, times and counts that a document states are the constants of the services and the compositions."""
+    services, cluster = (
+        yaml.safe_load((ROOT / file).read_text())["services"]
+        for file in ("docker-compose.yml", "docker-compose.kafka.yml")
+    )
+    mib, broker = 1024 * 1024, cluster["broker"]["environment"]
+    shows("README.md", f"transactions below {constant('detector/rule.py', 'FRAUD_AMOUNT')} |")
+    shows("README.md", f"{10_001 / 99_901:.2%}".replace("%", " %"))
+    for file in ("generator/report.py", "detector/report.py"):
+        assert constant(file, "REPORT_SECONDS") == 5
+    shows("README.md", "touched every five seconds")
+    portion = (
+        constant("detector/consumer.py", "PORTION_BYTES") / mib,
+        constant("detector/consumer.py", "PORTION_RECORDS"),
+    )
+    shows("docs/guarantees.md", f"cut at {portion[0]} MiB and {portion[1]:,} records")
+    shows("docs/design.md", f"up to {portion[0]} MiB")
+    shows(
+        "docs/guarantees.md",
+        f"the detector creates accept {constant('detector/topics.py', 'MAX_MESSAGE_BYTES') // mib} MB",
+    )
+    assert "session_timeout_ms=6000" in (ROOT / "detector/consumer.py").read_text()
+    shows("docs/guarantees.md", "session timeout is six seconds")
+    assert constant("detector/producer.py", "TRANSACTION_TIMEOUT_MS") == 10_000
+    shows("docs/operations.md", "the detector's own after ten to eleven seconds")
+    assert broker["KAFKA_TRANSACTION_MAX_TIMEOUT_MS"] == 60_000
+    shows("docs/operations.md", "no transaction that may last longer than a minute")
+    retention, segment = broker["KAFKA_LOG_RETENTION_BYTES"], broker["KAFKA_LOG_SEGMENT_BYTES"]
+    shows("docs/operations.md", f"keeps {retention // mib} MB in each partition, in files of {segment // mib} MB")
+    shows("docs/operations.md", f"4 × {retention:,} bytes ÷ 117 bytes ÷ 1,000/s = {4 * retention // 117_000:,} s")
+    limits = {cells[0].lower(): cells[3] for cells in rows((ROOT / "docs/operations.md").read_text(), "container")}
+    for name, service in (services | cluster).items():
+        assert limits[name] == service["mem_limit"].replace("m", " MB").replace("g", " GB")
+
+
+def test_the_page_of_figures_is_the_one_that_is_generated(tmp_path: Path) -> None:
+    """docs/performance.md is what `python -m bench report` makes of bench/results.json."""
+    report.write(ROOT / "bench/results.json", tmp_path / "performance.md")
+    assert (tmp_path / "performance.md").read_text() == (ROOT / "docs/performance.md").read_text()

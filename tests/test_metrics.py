@@ -1,0 +1,121 @@
+"""The metrics of both services, as a scraper sees them."""
+
+import re
+import socket
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.pipeline import ROOT, Pipeline
+from embedded.records import Record
+from embedded.service import Service, wait_until
+from harness import transaction
+
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+INFO = re.compile(rf'(detector|generator)_info{{interpreter="cpython 3[.0-9]+",version="{VERSION}"}}')
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Return each sample by its name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in samples}
+
+
+@pytest.fixture
+def port() -> int:
+    """A free port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def detector(pipeline: Pipeline, port: int) -> Iterator[Service]:
+    """A detector with metrics, that has routed 100 legit, 10 fraudulent and 3 dead records."""
+    pipeline.write([Record(transaction(10, n=n)) for n in range(100)])
+    pipeline.write([Record(transaction(900, n=n)) for n in range(10)])
+    pipeline.write([Record(b"{"), Record(b"\xff"), Record(b"[")])
+    with pipeline.service("detector", METRICS_PORT=str(port)) as service:
+        pipeline.drain()
+        yield service
+
+
+def test_the_detector_counts_what_it_has_committed(detector: Service, pipeline: Pipeline, port: int) -> None:
+    """Records by route, dead letters by reason, transactions and their ages, the lag, and the version."""
+    wait_until(lambda: scrape(port).get('detector_records_total{route="dead_letter"}') == 3.0, 120)
+    samples = scrape(port)
+    assert samples['detector_records_total{route="legit"}'] == 100
+    assert samples['detector_records_total{route="fraud"}'] == 10
+    assert samples['detector_dead_letters_total{reason="not JSON"}'] == 2
+    assert samples['detector_dead_letters_total{reason="not UTF-8"}'] == 1
+    assert samples['detector_lag_records{partition="0"}'] == 0
+    transactions = samples["detector_transactions_total"]
+    assert transactions >= 1
+    assert samples["detector_transaction_seconds_count"] == transactions == samples["detector_batch_records_count"]
+    assert samples["detector_batch_records_sum"] == 113
+    assert 0 < samples["detector_record_age_seconds_sum"] < 600 * samples["detector_record_age_seconds_count"]
+    assert 0 < samples["detector_transaction_seconds_sum"] < 60
+    assert samples["detector_last_commit_timestamp_seconds"] > 1.7e9
+    assert any(INFO.fullmatch(name) for name in samples)
+    assert detector.stop() == 0
+
+
+def test_the_generator_counts_what_it_has_delivered(pipeline: Pipeline, port: int) -> None:
+    """Transactions delivered, failed and in flight, the rate asked for, and the version."""
+    with pipeline.service("generator", METRICS_PORT=str(port), TRANSACTIONS_PER_SECOND="50") as generator:
+        generator.wait_for("Starting")
+        wait_until(lambda: generator.check() is None and delivered(port) > 0, 120)
+        samples = scrape(port)
+        assert samples["generator_failed_total"] == 0
+        assert 0 <= samples["generator_in_flight"] <= 50
+        assert samples["generator_target_rate"] == 50
+        assert any(INFO.fullmatch(name) for name in samples)
+        assert generator.stop() == 0
+
+
+def delivered(port: int) -> float:
+    """Return how much the generator says it has delivered; nothing while it does not listen yet."""
+    try:
+        return scrape(port)["generator_delivered_total"]
+    except OSError:
+        return 0
+
+
+def test_a_hostile_scraper_holds_nothing_up(detector: Service, pipeline: Pipeline, port: int) -> None:
+    """Connections that ask for nothing, for nonsense, or go away: the pipeline goes on, and others get their answer."""
+    idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(5)]
+    idle[0].sendall(b"\x00\xff nonsense\r\n\r\n")
+    idle[1].sendall(b"GET /metrics HTTP/1.1\r\n")
+    idle[2].close()
+    pipeline.write([Record(transaction(10, n=n)) for n in range(100)])
+    pipeline.drain()
+    wait_until(lambda: scrape(port)['detector_records_total{route="legit"}'] == 200, 120)
+    for connection in idle:
+        connection.close()
+    assert "Traceback" not in detector.log
+    assert detector.stop() == 0
+
+
+@pytest.mark.parametrize("name", ["detector", "generator"])
+def test_a_port_that_is_taken_is_bad_configuration(name: str, pipeline: Pipeline) -> None:
+    """Exit code 2 at once, with the port and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pipeline.service(name, METRICS_PORT=str(port)) as service:
+            assert service.wait() == 2
+    assert f"METRICS_PORT is {port} (Address already in use): give it a free port" in service.log
+
+
+@pytest.mark.parametrize("name", ["detector", "generator"])
+def test_without_a_port_nothing_is_imported(name: str, pipeline: Pipeline) -> None:
+    """Who does not ask for metrics does not load the library for them."""
+    environment = pipeline.environ(name, PYTHONPROFILEIMPORTTIME="1")
+    with Service(ROOT / name, environment) as service:
+        service.wait_for("rate=")  # it is at work
+        assert "kafka" in service.log
+        assert "prometheus" not in service.log

@@ -1,0 +1,240 @@
+"""What operators and brokers do to a running detector: it goes on, or one line says what to change."""
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.structs import MemberState
+
+import client
+from embedded.pipeline import Pipeline
+from embedded.records import Record
+from embedded.service import Service, wait_until
+from harness import transaction, wait_for_shares, wait_until_at_work
+from topics import MAX_MESSAGE_BYTES
+
+
+def last_line(detector: Service) -> str:
+    """Return what a detector has said at its end; no line of it is a traceback's."""
+    assert "Traceback" not in detector.log
+    return detector.log.splitlines()[-1]
+
+
+def with_partitions(pipeline: Pipeline, number: int) -> Pipeline:
+    """Return the same pipeline, seen with so many partitions."""
+    return Pipeline(pipeline.broker_url, number, pipeline.name)
+
+
+def lag(detector: Service) -> int:
+    """Return the lag that the detector has reported last."""
+    return int(re.findall(r"lag=(\d+)", detector.log)[-1])
+
+
+def test_a_new_partition_is_found_while_it_runs(pipeline: Pipeline) -> None:
+    """With the outputs enlarged first, what is written to the input's new partition comes out of theirs."""
+    with pipeline.service("detector") as detector, pipeline.admin() as admin:
+        wait_until_at_work(pipeline)
+        admin.create_partitions({**dict.fromkeys(pipeline.outputs, 2), pipeline.transactions: 2})
+        two = with_partitions(pipeline, 2)
+        two.write([Record(transaction(n=n), partition=1) for n in range(5)])
+        two.drain()
+        detector.check()
+        assert [record.partition for record in two.read(two.legit)] == [1] * 5
+
+
+def test_a_rebalance_that_a_poll_does_not_wait_for(pipeline: Pipeline) -> None:
+    """The polls after it go on with the rebalance; kafka-python by itself would be out of the group for good."""
+    assert client  # mends it
+    consumer = KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name, metadata_max_age_ms=500)
+    consumer.subscribe([pipeline.transactions])
+    wait_until(lambda: consumer.poll(1000) == {} and len(consumer.assignment()) == 1, 120)
+    generation = consumer.group_metadata().generation_id
+    with pipeline.admin() as admin:
+        admin.create_partitions({pipeline.transactions: 2})
+    wait_until(lambda: consumer.poll(1) == {} and consumer.group_metadata().state == MemberState.REBALANCING, 120)
+    wait_until(lambda: consumer.group_metadata().generation_id > generation, 120)  # it goes on between the polls
+    wait_until(lambda: consumer.poll(500) == {} and len(consumer.assignment()) == 2, 120)
+    assert consumer.group_metadata().state == MemberState.STABLE
+    consumer.close()
+
+
+def test_a_new_partition_that_the_outputs_lack_ends_it(pipeline: Pipeline) -> None:
+    """Exit code 2, and the remedy in one line; after it, what waits in the new partition comes out."""
+    with pipeline.service("detector") as detector, pipeline.admin() as admin:
+        wait_until_at_work(pipeline)
+        admin.create_partitions({pipeline.transactions: 2})
+        assert detector.wait() == 2
+        for topic in pipeline.outputs:
+            detector_says = (
+                f"{topic} has 1 partitions, fewer than the 2 of {pipeline.transactions}: kafka-topics --alter"
+            )
+            if detector_says in last_line(detector):
+                break
+        else:
+            raise AssertionError(detector.log)
+        admin.create_partitions(dict.fromkeys(pipeline.outputs, 2))
+    two = with_partitions(pipeline, 2)
+    two.write([Record(transaction(), partition=1)])
+    with two.service("detector"):
+        two.drain()
+    assert [record.partition for record in two.read(two.legit)] == [1]
+
+
+def test_an_input_that_is_deleted_and_created_again(pipeline: Pipeline) -> None:
+    """It says that the topic is gone, does not create it in the operator's place, and reads the new one in full."""
+    with pipeline.service("detector") as detector, pipeline.admin() as admin:
+        pipeline.write([Record(transaction(n=n)) for n in range(500)])
+        pipeline.drain()
+        admin.create_partitions(dict.fromkeys(pipeline.outputs, 4))
+        admin.delete_topics([pipeline.transactions])
+        detector.wait_for(f"The topic {pipeline.transactions} does not exist any more: create it")
+        four = with_partitions(pipeline, 4)
+        four.create(four.transactions)  # fails if it is there
+        # More in each partition than the old one had: a reader at the old position would not notice.
+        four.write([Record(transaction(again=n), partition=n % 4) for n in range(4000)])
+        four.drain()
+        detector.check()
+    assert len({record.value for record in four.read(four.legit) if b"again" in (record.value or b"")}) == 4000
+
+
+def test_an_output_that_is_deleted(pipeline: Pipeline) -> None:
+    """It says which topic is gone; started again, it creates it as at first, and passes on what waits."""
+    with pipeline.service("detector") as detector, pipeline.admin() as admin:
+        wait_until_at_work(pipeline)
+        admin.delete_topics([pipeline.legit])
+        wait_until(lambda: pipeline.legit not in admin.list_topics(), 120)
+        pipeline.write([Record(transaction())])
+        assert detector.wait() == 1
+        assert f"The topic {pipeline.legit} does not exist: a restart creates it" in last_line(detector)
+    with pipeline.service("detector"), pipeline.admin() as admin:
+        pipeline.drain()
+        resource = ConfigResource(ConfigResourceType.TOPIC, pipeline.legit, ["max.message.bytes"])
+        configs = admin.describe_configs([resource], config_filter="all")["topic"][pipeline.legit]
+        assert int(configs["max.message.bytes"]["value"]) == MAX_MESSAGE_BYTES
+    assert len(pipeline.read(pipeline.legit)) == 1
+
+
+def test_what_comes_before_a_record_that_is_too_large_goes_on(pipeline: Pipeline) -> None:
+    """All before it in its partition is committed, and the other partitions' records as well; what follows waits."""
+    two = Pipeline(pipeline.broker_url, partitions=2)
+    two.create(two.transactions, two.fraud, two.dead_letter)
+    two.create(two.legit, max_message_bytes="20000")
+    small, large = transaction(1), transaction(1, note="x" * 30_000)
+    two.write([Record(value, partition=0) for value in [small] * 5 + [large] + [small] * 5], linger_ms=1000)
+    two.write([Record(small, partition=1)] * 7, linger_ms=1000)
+    for _ in range(2):
+        with two.service("detector") as detector:
+            assert detector.wait() == 1
+            assert f"{two.transactions}[0]: the record at offset 5 has 30,1" in last_line(detector)
+    assert two.lag() == 6
+    found = two.read(two.legit)
+    assert [sum(record.partition == partition for record in found) for partition in (0, 1)] == [5, 7]
+    with two.admin() as admin:
+        admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, two.legit, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})]
+        )
+    with two.service("detector"):
+        two.drain()
+    values = [record.value for record in two.read(two.legit) if record.partition == 0]
+    assert values == [small] * 5 + [large] + [small] * 5
+
+
+@contextmanager
+def transactional(pipeline: Pipeline, records: int) -> Iterator[KafkaProducer]:
+    """Open another producer's transaction, with so many records in the input, for as long as the block at the most."""
+    producer = KafkaProducer(bootstrap_servers=pipeline.broker_url, transactional_id=f"{pipeline.name}-foreign")
+    producer.init_transactions()
+    producer.begin_transaction()
+    for _ in range(records):
+        producer.send(pipeline.transactions, transaction(1), partition=0)
+    producer.flush()
+    yield producer
+    producer.close(timeout=1)
+
+
+def test_aborted_records_are_no_lag(pipeline: Pipeline) -> None:
+    """5 committed and 1,000 aborted records: the lag is 0, and so it is by the group's committed offset."""
+    pipeline.write([Record(transaction())] * 5)
+    with transactional(pipeline, 1000) as foreign:
+        foreign.abort_transaction()
+    with pipeline.service("detector") as detector:
+        pipeline.drain()
+        before = len(detector.log)
+        wait_until(lambda: "rate=" in detector.log[before:], 120)
+        assert lag(detector) == 0
+        assert "legit=5 " in detector.log
+
+
+def test_an_open_transaction_is_waited_for_and_named(pipeline: Pipeline) -> None:
+    """The records behind it are lag, a line says what keeps them away, and they come out when it ends."""
+    pipeline.write([Record(transaction(2))] * 5)
+    with pipeline.service("detector") as detector, transactional(pipeline, 1) as foreign:
+        pipeline.write([Record(transaction(3))] * 500)
+        detector.wait_for(
+            f"{pipeline.transactions}[0]: waiting at offset 5 for a transaction that another producer has"
+        )
+        wait_until(lambda: lag(detector) == 501, 120, lambda: detector.log)
+        foreign.commit_transaction()
+        pipeline.drain()
+        wait_until(lambda: lag(detector) == 0, 120)
+    assert len(pipeline.read(pipeline.legit)) == 506
+
+
+def test_two_with_one_transactional_id(pipeline: Pipeline) -> None:
+    """The one that is pushed aside says so, and names the variable; nothing comes out twice."""
+    two_partitions = Pipeline(pipeline.broker_url, 2)
+    two_partitions.create(two_partitions.transactions)
+    name = f"{pipeline.name}-same"
+    with two_partitions.service("detector", TRANSACTIONAL_ID=name) as first:
+        wait_for_shares(two_partitions, 2)
+        with two_partitions.service("detector", TRANSACTIONAL_ID=name):
+            wait_for_shares(two_partitions, 1, 1)
+            two_partitions.write([Record(transaction(), partition=n) for n in range(2)])  # one for each of them
+            assert first.wait() == 1
+            assert f"another instance has the same TRANSACTIONAL_ID ({name})" in last_line(first)
+            two_partitions.drain()
+    assert len(two_partitions.read(two_partitions.legit)) == 2
+
+
+def test_offsets_that_have_expired(pipeline: Pipeline) -> None:
+    """A warning says that all is read again; a first start, with empty outputs, has none."""
+    pipeline.write([Record(transaction())] * 5)
+    with pipeline.service("detector") as detector:
+        pipeline.drain()
+        assert detector.stop() == 0
+        assert "WARNING" not in detector.log
+    with pipeline.admin() as admin:
+        admin.delete_group_offsets(pipeline.name, [TopicPartition(pipeline.transactions, 0)])
+    with pipeline.service("detector") as detector:
+        detector.wait_for(f"{pipeline.transactions}[0]: the group {pipeline.name} has no offset, though")
+        pipeline.drain()
+    assert len(pipeline.read(pipeline.legit)) == 10
+
+
+def test_records_that_the_retention_has_taken(pipeline: Pipeline) -> None:
+    """An error says how many offsets are gone, be the detector off or paused meanwhile; it goes on with the rest."""
+    place = TopicPartition(pipeline.transactions, 0)
+    pipeline.write([Record(transaction())] * 5)
+    with pipeline.service("detector") as detector:
+        pipeline.drain()
+        assert detector.stop() == 0
+    pipeline.write([Record(transaction())] * 100)
+    with pipeline.admin() as admin:
+        admin.delete_records({place: 55})
+        with pipeline.service("detector") as detector:
+            detector.wait_for(f"ERROR {place.topic}[0]: 50 offsets are lost, from 5 on")
+            pipeline.drain()
+            detector.process.send_signal(signal.SIGSTOP)
+            pipeline.write([Record(transaction())])  # for the fetch that may be on its way
+            pipeline.write([Record(transaction())] * 100)
+            admin.delete_records({place: 185})
+            detector.process.send_signal(signal.SIGCONT)
+            wait_until(lambda: detector.log.count("offsets are lost") == 2, 120, lambda: detector.log)
+            pipeline.drain()
+            lost, first = map(int, re.findall(r"(\d+) offsets are lost, from (\d+) on", detector.log)[-1])
+            assert (first in (105, 106), lost + first) == (True, 185)
+            detector.check()
+    assert len(pipeline.read(pipeline.legit)) == 206 - 50 - lost
