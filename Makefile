@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Compose v2 where there is one, else v1; `make COMPOSE=docker-compose …` decides otherwise.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
-# What is asked for beside the tutorial's two compositions: make up KRAFT=1 MONITORING=1 …, and likewise for all targets.
+# Options besides the tutorial's two compositions: make up KRAFT=1 MONITORING=1 …, and likewise for all targets.
 # docs/clusters.md has the clusters, each with volumes of its own.
 CLUSTER = $(if $(THREE_BROKERS),compose/three-brokers.yml,$(if $(KRAFT),compose/kraft.yml,docker-compose.kafka.yml))
 CLUSTERS = docker-compose.kafka.yml compose/kraft.yml compose/three-brokers.yml

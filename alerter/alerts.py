@@ -23,20 +23,20 @@ def alert_of(record: Any, settings: Settings) -> Alert | None:
     """Return the alert for a record, or None for a fraud of a small amount. Raises ValueError for anything else."""
     place = f"{record.topic}[{record.partition}] offset {record.offset}"
     if record.topic == settings.alerts_topic:
-        said = members(
+        fields = members(
             record.value, id=str, rule=str, target=str, sources=int, sum=float, currency=str, first=int, last=int
         )
-        amount, currency = number(said["sum"]), visible(said["currency"], 3)
+        amount, currency = number(fields["sum"]), visible(fields["currency"], 3)
         text = (
-            f"{visible(said['rule'], 20).capitalize()}: {number(said['sources'])} accounts sent {amount} {currency}"
-            f" to {visible(said['target'])} in {duration(said['last'] - said['first'])}"
+            f"{visible(fields['rule'], 20).capitalize()}: {number(fields['sources'])} accounts sent {amount} {currency}"
+            f" to {visible(fields['target'])} in {duration(fields['last'] - fields['first'])}"
         )
-        return Alert(visible(said["id"], 64), text, place)
-    said = members(record.value, source=str, target=str, amount=float, currency=str)
-    if said["amount"] < settings.alert_amount:
+        return Alert(visible(fields["id"], 64), text, place)
+    fields = members(record.value, source=str, target=str, amount=float, currency=str)
+    if fields["amount"] < settings.alert_amount:
         return None
-    amount, currency = number(said["amount"]), visible(said["currency"], 3)
-    text = f"Fraud: {visible(said['source'])} sent {amount} {currency} to {visible(said['target'])}"
+    amount, currency = number(fields["amount"]), visible(fields["currency"], 3)
+    text = f"Fraud: {visible(fields['source'])} sent {amount} {currency} to {visible(fields['target'])}"
     return Alert(f"fraud-{record.partition}-{record.offset}", text, place)
 
 

@@ -35,7 +35,7 @@ class Arrivals:
         self.times: list[tuple[float, float]] = []
         """When each record was created, and when it was read, in seconds since 1970."""
         self.stale_at = time.time()
-        """When nothing had been read, or something that was not fresh, for the last time."""
+        """The last moment at which nothing had been read yet, or a record was read that was not fresh."""
         self._pipeline, self._candidate, self._found = pipeline, candidate, Sums(candidate)
         self._consumer = KafkaConsumer(
             bootstrap_servers=pipeline.broker_url,
@@ -79,7 +79,7 @@ def measure(candidates: list[Candidate], rounds: int, seconds: int, rate: int, w
     """Return the settings and a row for each candidate, at `rate` records a second for so many seconds.
 
     Between the cold start and these lies the warm-up, in seconds as well: Java compiles what it runs often. A candidate
-    that ends because there is no Kafka yet is started again, as by Compose.
+    that ends because there is no Kafka yet is started again, as Compose would.
     """
 
     def one(candidate: Candidate) -> Figures:

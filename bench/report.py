@@ -30,8 +30,8 @@ DRAIN = """Drain of {records:,} records in one partition, {rounds} round(s). The
 and the last. CPU time and memory are those of all processes."""
 LATENCY = """From a record's creation in the generator to a reader of committed records, at {rate:,} transactions a
 second, for {seconds} s, {rounds} round(s). CPU is in percent of one core. Broker, generator and candidate start at the
-same moment, and a candidate that ends because there is no Kafka yet is started again, as by Compose. The cold start is
-the time until no record that is read is older than {fresh} s; {warm_up} s to warm up follow, then the measurement."""
+same moment, and a candidate that ends because there is no Kafka yet is started again, as Compose would. The cold start
+is the time until no record that is read is older than {fresh} s; {warm_up} s of warm-up and the measurement follow."""
 SCALE = """Detectors on as many partitions, {records_per_partition:,} records for each, {rounds} round(s). The broker
 needs its share of the cores, too: once they are full, only the CPU time per record says what one more detector would
 bring on a larger machine. The takeover is the time from stopping a detector, under a load of {rate:,}/s, until the

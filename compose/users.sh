@@ -4,7 +4,7 @@
 set -euo pipefail
 kafka() { "kafka-$1" --bootstrap-server localhost:9092 "${@:2}"; }
 
-# The detector makes its output topics itself; the generator may not make this one.
+# The detector creates its output topics itself; the generator has no permission to create the input topic.
 kafka topics --create --if-not-exists --topic "$TRANSACTIONS_TOPIC"
 
 # A command's arguments can be seen by others on the machine, so the passwords are not in them.

@@ -21,7 +21,7 @@ from demo.view import render, watch
 from demo.web import PORT, PageError, serving
 from embedded import Cluster, JarError, ServerError
 from embedded.pipeline import Pipeline
-from embedded.service import Service, ServiceError
+from embedded.service import Restarted, Service, ServiceError
 
 RATE = os.environ.get("TRANSACTIONS_PER_SECOND") or "1000"
 WEB_HELP = f"show it as a page as well, at http://localhost:{PORT} unless another port is given"
@@ -62,7 +62,7 @@ def run(console: Console, seconds: float, svg: str | None, png: str | None, port
     with serving(page, "127.0.0.1", port) if port else nullcontext(), Cluster() as cluster:
         pipeline = Pipeline.of_compose(cluster.bootstrap_servers)
         with (
-            pipeline.service("detector") as detector,
+            pipeline.restarted("detector") as detector,
             pipeline.service("generator", TRANSACTIONS_PER_SECOND=RATE) as generator,
         ):
             wait_for_topics(pipeline, detector)
@@ -76,16 +76,17 @@ def run(console: Console, seconds: float, svg: str | None, png: str | None, port
 
                     save_page(f"http://localhost:{port}", png)
                 console.out("Stopping the generator, letting the detector drain, and checking every record ...")
-                stop(generator)
+                if generator.stop():
+                    generator.check()
                 while observer.lag_now():
                     observer.poll(0.25)
                     detector.check()
-                stop(detector)
+                detector.end()
                 observer.read_to_end()
                 return audit(observer, console, malformed.sent)
 
 
-def wait_for_topics(pipeline: Pipeline, detector: Service) -> None:
+def wait_for_topics(pipeline: Pipeline, detector: Restarted) -> None:
     """Wait until the detector has created its topics. Raises ServiceError if it ends instead."""
     with pipeline.admin() as admin:
         while not {pipeline.transactions, *pipeline.outputs} <= set(admin.list_topics()):
@@ -98,7 +99,7 @@ def show(
     console: Console,
     seconds: float,
     malformed: Malformed,
-    services: tuple[Service, ...],
+    services: tuple[Service | Restarted, ...],
     page: Page,
 ) -> None:
     """Show the view for this many seconds (0: until Ctrl-C). Raises ServiceError if a service ends."""
@@ -115,12 +116,6 @@ def show(
         watch(observer, console, TITLE, tick)
     except KeyboardInterrupt:
         pass
-
-
-def stop(service: Service) -> None:
-    """Stop a service gracefully, as Compose does. Raises ServiceError if it does not end that way."""
-    if service.stop(seconds=60):
-        service.check()
 
 
 def audit(observer: Observer, console: Console, malformed: int) -> bool:

@@ -1,6 +1,6 @@
 """`python -m demo.attack`: sends a ring of 50 accounts through the running pipeline, and one of 49.
 
-Each account sends 1,000 EUR to the receiver of its ring. The ring of 50 is to be told, that of 49 is not.
+Each account sends 1,000 EUR to the receiver of its ring. The ring of 50 must raise an alert, the ring of 49 must not.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def attack(pipeline: Pipeline) -> None:
     (alert,) = about(pipeline, ALERTS, large)
     print(f"The alert is in {ALERTS}: {json.dumps(json.loads(alert.value or b''))}", flush=True)
     wait_for_group(pipeline, ALERTER_GROUP, ALERTS, alert)
-    print("The alerter has told it.", flush=True)
+    print("The alerter has passed it on.", flush=True)
     wait_for_group(pipeline, SMURFING_GROUP, CANDIDATES, about(pipeline, CANDIDATES, small)[48])
     if about(pipeline, ALERTS, small):
         raise LookupError(f"there is an alert about {small} as well, and only 49 accounts have sent it something")

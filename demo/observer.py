@@ -37,16 +37,19 @@ class Seen(NamedTuple):
 class Observer:
     """A reader of committed records on the input and the outputs of the detector, and of the alerts if there are any.
 
-    Reading from the start, it audits, and its memory grows with what is in transit. From now on, its memory is bounded.
+    If it reads from the start, it audits, and its memory grows with what is in transit. If it reads only what is new,
+    its memory is bounded.
     """
 
     def __init__(self, pipeline: Pipeline, from_start: bool) -> None:
-        """Read the pipeline's topics, from their start or from now on.
+        """Read the pipeline's topics, from their start or only what is new.
 
         Raises KafkaError if no Kafka answers, LookupError if a topic does not exist.
         """
         self.pipeline = pipeline
         self.is_audit = from_start
+        # A view says at once what is wrong; an audit has time.
+        self.answer_ms = 20 * ANSWER_MS if from_start else ANSWER_MS
         self.topics = {"transactions": pipeline.transactions, **pipeline.routes}
         self.names = {topic: name for name, topic in self.topics.items()} | {ALERTS_TOPIC: "alerts"}
         with ExitStack() as stack:
@@ -140,8 +143,8 @@ class Observer:
     def lag_now(self) -> int:
         """Ask Kafka how many offsets the detector has yet to commit. Raises KafkaTimeoutError if it is away."""
         # In this order, as the group may commit meanwhile.
-        committed = sum(self.group.committed(partition, timeout_ms=ANSWER_MS) or 0 for partition in self.input)
-        ends = self.group.end_offsets(self.input, timeout_ms=ANSWER_MS)
+        committed = sum(self.group.committed(partition, timeout_ms=self.answer_ms) or 0 for partition in self.input)
+        ends = self.group.end_offsets(self.input, timeout_ms=self.answer_ms)
         self.lag = sum(ends.values()) - committed
         if committed != self.committed or not self.lag:
             self.committed, self.committed_at = committed, time.monotonic()

@@ -52,14 +52,14 @@ class Page:
             "skipped": observer.skipped,
             **{name: [{"at": at, **texts} for at, texts in reversed(seen)] for name, seen in observer.newest.items()},
         }
-        self._add([*rates.values(), observer.fraud_share * 100 or None, observer.lag, p50, p99])
+        self._add([observer.fraud_share * 100 or None, observer.lag, p50, p99, *rates.values()])
 
     def fail(self, text: str) -> None:
         """Say what is wrong, beside the last figures."""
         known = self.figures.get("problems") or [{}]
         since = known[0]["since"] if known[0].get("text") == text else time.time()
         self.figures |= {"problems": [{"text": text, "since": since}]}
-        self._add([None] * (len(ROUTES) + 5))
+        self._add([None] * (4 + 1 + len(ROUTES)))
 
     def _add(self, values: list[float | None]) -> None:
         now = time.time()

@@ -62,7 +62,7 @@ def dead_letter(record: Any) -> dict[str, str]:
 
 
 def alert(value: bytes | None) -> dict[str, str]:
-    """Return the members of an alert, as far as there are any. Raises nothing."""
+    """Return the members of an alert that are there. Raises nothing."""
     with suppress(ValueError, TypeError, RecursionError):
         members = json.loads(value or b"")
         texts = {name: visible(str(members[name]), 40) for name in ALERT if name in members}

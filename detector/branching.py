@@ -59,7 +59,7 @@ def branch(
 
 def _branch_usual(chunk: Chunk, branches: Branches) -> bool:
     # Returns whether all records had the usual form; if not, appends nothing. A value may imitate records, so matches
-    # count only if their lengths, total size and number agree. Up to 2**62, adding a delta cannot overflow 64 bits.
+    # count only if lengths, total size and number fit the chunk. Up to 2**62, adding a delta cannot overflow 64 bits.
     if chunk.append_time is not None or chunk.position > chunk.base_offset or abs(chunk.base_timestamp) > 2**62:
         return False
     legit: list[tuple[int, Bytes]] = []

@@ -36,6 +36,7 @@ class Metrics:
     def __init__(self, port: int) -> None:
         """Listen. Raises ConfigurationError if the port is not available."""
         self.progress: Progress | None = None
+        self.started_at = time.time()
         self.records = Counter("detector_records", "Records committed", ["route"])
         self.dead_letters = Counter("detector_dead_letters", "Dead letters committed", ["reason"])
         self.transactions = Counter("detector_transactions", "Transactions committed")
@@ -70,6 +71,8 @@ class Metrics:
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what is looked up only when a scraper asks."""
+        well_at = self.progress.well_at if self.progress else self.started_at
+        yield GaugeMetricFamily("detector_last_progress_timestamp_seconds", "Last progress or nothing to do", well_at)
         lag = GaugeMetricFamily("detector_lag_records", "Offsets still to be read", labels=["partition"])
         for partition, offsets in self.progress.lags().items() if self.progress else ():
             lag.add_metric([str(partition.partition)], offsets)

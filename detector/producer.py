@@ -55,9 +55,10 @@ class Producer:
 
     def _abort_again(self, partitions: Iterable[TopicPartition], group: str) -> None:
         # A broker that is killed and started again may count a transaction as ended without having told any of its
-        # partitions (docs/guarantees.md). Then its records stay invisible, and its offsets undecided, forever. An abort
-        # by the same transactional id reaches them; and as nothing of it was visible, it is read and written again. It
-        # has no offsets, but takes part in the partition where Kafka keeps those of the group.
+        # partitions (docs/guarantees.md). Then its records stay invisible, and its offsets undecided, forever. Another
+        # transaction of this transactional id that takes part in the same partitions, and is aborted, reaches them. No
+        # reader has seen the records, so they are read and written again. This transaction sends no offsets, but takes
+        # part in the partition where Kafka keeps those of the group.
         if not begin_transaction(self.client, partitions, {}, ConsumerGroupMetadata(group)).wait(START_MS):
             raise KafkaTimeoutError(f"no answer about the offsets of {group}")
         signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)
@@ -71,8 +72,9 @@ class Producer:
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
         signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # the calls below have no timeout of their own
-        # If the previous transaction's end has not reached its partitions, for the reason above, this one's does. The
-        # offsets come before the records, so that Kafka answers while these are processed.
+        # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
+        # _abort_again), this one's does. The offsets come before the records, so that Kafka answers while these are
+        # processed.
         offsets = _offsets(portion)
         begun = begin_transaction(self.client, self.previous, offsets, portion.group)
         yield

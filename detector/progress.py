@@ -1,6 +1,7 @@
 """How far the detector is: its lag, whether it makes progress, and what prevents that."""
 
 import logging
+import time
 
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
@@ -20,6 +21,8 @@ class Progress:
         self.consumer, self.settings = consumer, settings
         self.offsets_before: dict[TopicPartition, int] = {}
         self.waiting_before: dict[TopicPartition, int] = {}
+        self.well_at = time.time()
+        """When there was last progress, or nothing to read, in seconds since 1970."""
 
     def lags(self) -> dict[TopicPartition, int]:
         """Return, for each assigned partition, how many offsets lie between the last one read and its end."""
@@ -40,6 +43,11 @@ class Progress:
 
         Logs what keeps records from arriving: an open transaction, a deleted topic, or that Kafka does not answer.
         """
+        if is_well := self._is_well():
+            self.well_at = time.time()
+        return is_well
+
+    def _is_well(self) -> bool:
         topic = self.settings.transactions_topic
         offsets, offsets_before = self.consumer.next_offsets.copy(), self.offsets_before
         self.offsets_before = offsets

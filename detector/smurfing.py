@@ -1,6 +1,6 @@
 """Smurfing detector: finds receivers to whom many accounts send the same amount, and writes an alert for each ring.
 
-What may be part of a ring is forwarded to the candidates topic, by receiver, and counted when it is read from there.
+What may be part of a ring goes to the candidates topic, keyed by receiver, and is counted when it is read from there.
 The log is the state: after a rebalance candidates are read from the beginning; alerts start at the committed offset.
 """
 

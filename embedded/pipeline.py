@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, KafkaConsumer
 
 from embedded import records
 from embedded.records import Record
-from embedded.service import Service, wait_until
+from embedded.service import Restarted, Service, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +91,10 @@ class Pipeline:
     def service(self, name: str, **more: str) -> Service:
         """Start the generator or the detector; in a `with` block, it is killed at the end if it still runs."""
         return Service(ROOT / name, self.environ(name, **more))
+
+    def restarted(self, name: str, **more: str) -> Restarted:
+        """Start the generator or the detector, and start it again when it ends, as Compose would."""
+        return Restarted(lambda: self.service(name, **more))
 
     # --- its records ---
 

@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from kafka.errors import KafkaError
+
 OURS = (sys.executable, "app.py")
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.1, 2.0
+"""Before a service is started again: as in Docker, the pause doubles unless the service has run for ten seconds."""
 
 
 class ServiceError(Exception):
@@ -82,7 +86,7 @@ class Service:
 
 
 class Restarted:
-    """A service that is started again when it ends by itself, as by Compose's `restart: unless-stopped`.
+    """A service that is started again when it ends by itself, as with Compose's `restart: unless-stopped`.
 
     In a `with` block, it is killed for good at the end.
     """
@@ -112,28 +116,56 @@ class Restarted:
         """What all its processes have printed."""
         return "".join([*self._logs, self.service.log])
 
+    def check(self) -> None:
+        """Raise ServiceError if it has ended with another exit code than 1: it may do so when Kafka is too slow."""
+        if set(self.exit_codes) - {1}:
+            raise ServiceError(f"{self.service.name} has ended with the exit codes {self.exit_codes}:\n{self.log}")
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        """Wait until one of its processes has printed the text. Raises TimeoutError."""
+        wait_until(lambda: text in self.log, seconds, lambda: f"{text!r} in the log:\n{self.log}")
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it for good with a signal, and return the exit code. Raises TimeoutError."""
         self._wanted = False
         self._thread.join()
+        if number != signal.SIGKILL:
+            if self.service.process.poll() is not None:
+                self._logs.append(self.service.log)
+                self.service = self._start()
+            self.service.wait_for("Starting with")  # a signal that comes before Python handles it is not answered
         return self.service.stop(number)
 
     def _restart(self) -> None:
+        started, pause = time.monotonic(), FIRST_PAUSE_SECONDS
         while self._wanted:
             if self.service.process.poll() is None:
                 time.sleep(0.02)
                 continue
             self.exit_codes.append(self.service.process.returncode)
-            self._logs.append(self.service.log)
-            time.sleep(0.1)  # Docker's first delay
+            pause = FIRST_PAUSE_SECONDS if time.monotonic() - started > 10 else min(2 * pause, LAST_PAUSE_SECONDS)
+            time.sleep(pause)
             if self._wanted:
-                self.service = self._start()
+                self._logs.append(self.service.log)
+                started, self.service = time.monotonic(), self._start()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, describe: Callable[[], str] = str) -> None:
-    """Wait until the condition holds. Raises TimeoutError, with the description, if it does not within the time."""
+    """Wait until the condition holds. Raises TimeoutError, with the description, if it does not within the time.
+
+    A KafkaError that the condition raises means "not yet": a broker that has just started, or is busy, answers later.
+    """
+
+    def holds() -> bool:
+        try:
+            return condition()
+        except KafkaError:
+            if time.monotonic() > deadline:
+                raise
+            return False
+
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds} s: {describe()}")
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import NoReturn
 
 import pytest
@@ -9,7 +10,7 @@ from kafka.errors import KafkaError
 
 from embedded.pipeline import Pipeline
 from embedded.records import Record
-from embedded.service import wait_until
+from embedded.service import Restarted, wait_until
 
 PLAIN_LINE = (
     r"transactions=\d+ legit=\d+ fraud=\d+ dead_letter=\d+ rate=\d+/s fraud=[\d.]+% lag=\d+ p50=\d+ms p99=\d+ms"
@@ -36,6 +37,28 @@ def unable(reason: str) -> NoReturn:
 def transaction(amount: object = 10, **members: object) -> bytes:
     """Return the value of a valid transaction."""
     return json.dumps({"source": "alice", "target": "bob", "amount": amount, "currency": "EUR", **members}).encode()
+
+
+TOO_SLOW = re.compile(
+    "not answered for too long|does not answer|does not get into the group|Is a broker down|UnknownMemberId| yet$"
+)
+"""What else a detector may say before it ends, on a busy machine."""
+
+
+def wait_for_error(service: Restarted, *words: str) -> None:
+    """Wait until it has ended, with exit code 1, after a single line that has all these words."""
+
+    def errors() -> list[str]:
+        return [line for line in service.log.splitlines() if " ERROR " in line]
+
+    def is_it(line: str) -> bool:
+        return all(word in line for word in words)
+
+    wait_until(lambda: any(map(is_it, errors())), 240, lambda: f"{words} in the log:\n{service.log}")
+    wait_until(lambda: bool(service.exit_codes), 60)
+    service.check()
+    assert not [line for line in errors() if not is_it(line) and not TOO_SLOW.search(line)], service.log
+    assert "Traceback" not in service.log
 
 
 def shares(pipeline: Pipeline) -> list[int]:

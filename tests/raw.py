@@ -65,15 +65,18 @@ class Wire:
 
     def format_version(self, topic: str) -> int:
         """Return in which version of the format the broker keeps what is in a topic's first partition."""
-        return self._fetch(topic, 0, 0)[16]
+        return bytes(self._fetch(topic, 0, 0).records)[16]
 
     def fetch(self, topic: str, partition: int = 0) -> Iterator[bytes]:
-        """Yield the data batches of a partition, committed or not, as the broker keeps them."""
+        """Yield the data batches of a partition as the broker keeps them, without those of aborted transactions."""
         place = TopicPartition(topic, partition)
         offset = self._consumer.beginning_offsets([place])[place]
         end = self._consumer.end_offsets([place])[place]
+        aborted: set[int] = set()  # producers whose transaction, at this offset, will be aborted
         while offset < end:
-            data, at = self._fetch(topic, partition, offset), 0
+            found_there = self._fetch(topic, partition, offset)
+            data, at = bytes(found_there.records), 0
+            begins = {a.first_offset: a.producer_id for a in found_there.aborted_transactions or ()}
             while at + HEADER.size <= len(data):
                 size = int.from_bytes(data[at + 8 : at + 12], "big") + 12
                 found = data[at : at + size]
@@ -81,21 +84,26 @@ class Wire:
                     break
                 at += size
                 header = HEADER.unpack_from(found)
+                producer_id = header[9]
+                aborted |= {id for first, id in begins.items() if header[0] <= first <= header[0] + header[6]}
                 offset = header[0] + header[6] + 1
-                if not header[5] & CONTROL_BIT:
+                if header[5] & CONTROL_BIT:
+                    aborted.discard(producer_id)
+                elif producer_id not in aborted:
                     yield found
 
-    def _fetch(self, topic: str, partition: int, offset: int) -> bytes:
+    def _fetch(self, topic: str, partition: int, offset: int) -> Any:
         topics = FetchRequest.FetchTopic
         wanted = topics.FetchPartition(partition=partition, fetch_offset=offset, partition_max_bytes=10**8)
         request = FetchRequest(
             max_wait_ms=500,
             min_bytes=1,
             max_bytes=10**8,
+            isolation_level=1,  # read committed
             topics=[topics(topic=topic, partitions=[wanted])],
             max_version=11,
         )
-        return bytes(self._ask(request).responses[0].partitions[0].records)
+        return self._ask(request).responses[0].partitions[0]
 
     def records(self, topic: str, partition: int = 0) -> list[tuple[int, bytes]]:
         """Return the timestamps and contents of a partition's records."""

@@ -1,5 +1,6 @@
 """Brokers that are set up in a way that the detector cannot work with: the line says what, and what to change."""
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from embedded import Cluster
 from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.records import Record
-from embedded.service import Service, wait_until
-from harness import transaction, wait_for_shares
+from embedded.service import wait_until
+from harness import transaction, wait_for_error, wait_for_shares
 
 TOPIC, GROUP, ID, CLUSTER = (
     ResourceType.TOPIC,
@@ -97,15 +98,6 @@ def restricted(pipeline: Pipeline, kind: ResourceType, topic: str) -> str:
     return {TOPIC: f"{pipeline.name}.{topic}", GROUP: pipeline.name, ID: f"{pipeline.name}-id"}[kind]
 
 
-def assert_ends(detector: Service, *words: str) -> None:
-    """Wait until it has ended, with exit code 1 and one line that has these words."""
-    assert detector.wait() == 1
-    *before, last = detector.log.splitlines()
-    assert not [line for line in before if "ERROR" in line or "Traceback" in line], detector.log
-    for word in words:
-        assert word in last
-
-
 CASES = [
     (TOPIC, "fraud", "DESCRIBE", "DESCRIBE"),
     (TOPIC, "fraud", "DESCRIBE_CONFIGS", "DESCRIBE_CONFIGS"),
@@ -129,10 +121,10 @@ def test_a_permission_that_is_missing_at_the_start(
     pipeline.write([Record(transaction())])
     name = restricted(pipeline, kind, topic)
     set_permissions(pipeline, kind, name, denied)
-    with pipeline.service("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id") as detector:
-        assert_ends(detector, f"no permission for {named} on ", name)
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id") as detector:
+        wait_for_error(detector, f"no permission for {named} on ", name)
     allow_all(pipeline, kind, name)
-    with pipeline.service("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id"):
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id"):
         pipeline.drain()
 
 
@@ -149,15 +141,15 @@ def test_a_permission_that_is_taken_away_while_it_runs(
     pipeline.create(pipeline.transactions)
     name = restricted(pipeline, kind, topic)
     records = [Record(value) for value in (transaction(10), transaction(900), b"dead")]
-    with pipeline.service("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id") as detector:
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id") as detector:
         wait_for_shares(pipeline, 1)
-        detector.process.send_signal(signal.SIGSTOP)  # so that it comes upon the records and the denial at once
+        os.kill(detector.pid, signal.SIGSTOP)  # so that it comes upon the records and the denial at once
         pipeline.write(records)
         set_permissions(pipeline, kind, name, denied)
-        detector.process.send_signal(signal.SIGCONT)
-        assert_ends(detector, f"no permission for {named} on ", name)
+        os.kill(detector.pid, signal.SIGCONT)
+        wait_for_error(detector, f"no permission for {named} on ", name)
     allow_all(pipeline, kind, name)
-    with pipeline.service("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id"):
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id"):
         pipeline.drain()
     assert [len(pipeline.read(topic)) for topic in (pipeline.legit, pipeline.fraud, pipeline.dead_letter)] == [1, 1, 1]
 
@@ -172,11 +164,11 @@ def test_no_permission_to_create_a_topic(guarded: Cluster, missing: str) -> None
     places = ((CLUSTER, "kafka-cluster"), (TOPIC, f"{pipeline.name}.{missing}"))
     for kind, name in places:
         set_permissions(pipeline, kind, name, "CREATE")
-    with pipeline.service("detector") as detector:
-        assert_ends(detector, f"{pipeline.name}.{missing} does not exist", "no permission for CREATE")
+    with pipeline.restarted("detector") as detector:
+        wait_for_error(detector, f"{pipeline.name}.{missing} does not exist", "no permission for CREATE")
     for kind, name in places:
         allow_all(pipeline, kind, name)
-    with pipeline.service("detector"):
+    with pipeline.restarted("detector"):
         wait_for_shares(pipeline, 4)
 
 
@@ -192,16 +184,16 @@ def test_a_broker_set_up_for_three(setting: str, words: list[str]) -> None:
     """Where Kafka cannot create a topic for want of brokers, the line names it, and for an internal one the setting."""
     with Cluster(config={setting: "3"}) as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers)
-        with pipeline.service("detector") as detector:
-            assert_ends(detector, *words, *([setting] if words[0].startswith("__") else []))
+        with pipeline.restarted("detector") as detector:
+            wait_for_error(detector, *words, *([setting] if words[0].startswith("__") else []))
 
 
 @pytest.mark.parametrize("advertised", UNREACHABLE)
 def test_an_advertised_address_that_does_not_answer(guarded: Cluster, ports: list[int], advertised: str) -> None:
     """The line names it, and the setting to look at."""
     address = f"127.0.0.1:{ports[1 + UNREACHABLE.index(advertised)]}"
-    with Pipeline(address).service("detector") as detector:
-        assert_ends(
+    with Pipeline(address).restarted("detector") as detector:
+        wait_for_error(
             detector, f"Kafka sends its clients to {advertised}, which cannot be reached", "advertised.listeners"
         )
 
@@ -210,6 +202,6 @@ def test_an_advertised_address_that_does_not_answer(guarded: Cluster, ports: lis
 def test_an_ipv6_address(guarded: Cluster, ports: list[int]) -> None:
     """It is used as it stands in the variable, in brackets."""
     Pipeline(guarded.bootstrap_servers).create("made-elsewhere")
-    with Pipeline(f"[::1]:{ports[3]}", transactions="made-elsewhere").service("detector") as detector:
+    with Pipeline(f"[::1]:{ports[3]}", transactions="made-elsewhere").restarted("detector") as detector:
         wait_until(lambda: "lag=0" in detector.log, 120, lambda: detector.log)
-        assert detector.stop() == 0
+        assert detector.end() == 0

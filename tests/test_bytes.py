@@ -9,7 +9,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from embedded.pipeline import Pipeline
 from embedded.records import Record
-from embedded.service import Restarted, Service, wait_until
+from embedded.service import Service, wait_until
 from harness import transaction
 from raw import CODECS, batch, content, wire
 from varints import VARINT
@@ -45,9 +45,9 @@ def test_every_codec_with_every_kind_of_header(pipeline: Pipeline, codec: str) -
             expected[route] += [(moment, form(value, key, headers)) for moment, key in kinds]
         broker.produce(pipeline.transactions, batch([(7, content(None)), (8, content(b"", b"k"))], codec))
         expected["dead_letter"] += [(7, dead(None, None, ())), (8, dead(b"", b"k", ()))]
-        with pipeline.service("detector") as detector:
+        with pipeline.restarted("detector") as detector:
             pipeline.drain()
-            assert detector.process.poll() is None
+            detector.check()
         assert broker.records(pipeline.legit) == expected["legit"]
         assert broker.records(pipeline.fraud) == expected["fraud"]
         for (moment, found), (written_at, begin) in zip(
@@ -64,9 +64,9 @@ def test_timestamps_of_any_value(pipeline: Pipeline) -> None:
         for moment in times:
             broker.produce(pipeline.transactions, batch([(moment, content(transaction(10)))]))
         broker.produce(pipeline.transactions, batch([(moment, content(transaction(10))) for moment in times]))
-        with pipeline.service("detector") as detector:
+        with pipeline.restarted("detector") as detector:
             pipeline.drain()
-            assert detector.process.poll() is None
+            detector.check()
         assert [moment for moment, _ in broker.records(pipeline.legit)] == times + times
 
 
@@ -75,7 +75,7 @@ def test_log_append_time_is_passed_on(pipeline: Pipeline) -> None:
     own = Pipeline(pipeline.broker_url)
     own.create(own.transactions, message_timestamp_type="LogAppendTime")
     own.write([Record(transaction(10), timestamp=1), Record(b"x", timestamp=2)])
-    with own.service("detector"):
+    with own.restarted("detector"):
         own.drain()
     appended = [record.timestamp for record in own.read(own.transactions)]
     assert min(appended) > 1_700_000_000_000
@@ -92,14 +92,9 @@ def test_a_position_in_the_middle_of_a_batch(pipeline: Pipeline) -> None:
     person.assign([place])
     person.commit({place: OffsetAndMetadata(37)})
     person.close()
-    with pipeline.service("detector"):
+    with pipeline.restarted("detector"):
         pipeline.drain()
     assert [record.value for record in pipeline.read(pipeline.legit)] == values[37:]
-
-
-def restarted(pipeline: Pipeline) -> Restarted:
-    """Start a detector, again and again: what takes long on a busy machine can cost it its place in the group."""
-    return Restarted(lambda: pipeline.service("detector"))
 
 
 def memory_peak_mb(service: Service) -> float:
@@ -117,7 +112,7 @@ def test_many_batches_that_inflate(pipeline: Pipeline) -> None:
         inflating = batch([(1, content(value))], "gzip")
         for _ in range(1300):
             broker.produce(pipeline.transactions, inflating)
-        with restarted(pipeline) as detector:
+        with pipeline.restarted("detector") as detector:
             pipeline.drain(300)
             assert memory_peak_mb(detector.service) < 200
         found = broker.records(pipeline.legit)
@@ -135,7 +130,7 @@ def test_one_batch_that_inflates(pipeline: Pipeline, codec: str) -> None:
     own.create(own.transactions, max_message_bytes="100000000")
     with wire(own.broker_url) as broker:
         broker.produce(own.transactions, batch(records, codec))
-        with restarted(own) as detector:
+        with own.restarted("detector") as detector:
             own.drain(300)
             assert memory_peak_mb(detector.service) < 200
         legit = [record for n, record in enumerate(records) if n % 4 in (0, 3)]
@@ -150,7 +145,7 @@ def test_one_value_of_70_mb(pipeline: Pipeline) -> None:
     with wire(pipeline.broker_url) as broker:
         broker.produce(pipeline.transactions, batch([(1, content(transaction(10)))]))
         broker.produce(pipeline.transactions, batch([(1, content(value))], "gzip"))
-        with restarted(pipeline) as detector:
+        with pipeline.restarted("detector") as detector:
             said = f"{pipeline.transactions}[0]: the record at offset 1 has 70,000,1"
             wait_until(lambda: said in detector.log, 240, lambda: detector.log)
             assert set(detector.exit_codes) <= {1}
@@ -160,7 +155,7 @@ def test_one_value_of_70_mb(pipeline: Pipeline) -> None:
         assert broker.records(pipeline.legit) == [(1, content(transaction(10)))]
         with pipeline.admin() as admin:
             admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, pipeline.fraud, dict([remedy.split("=")]))])
-        with restarted(pipeline) as detector:
+        with pipeline.restarted("detector") as detector:
             pipeline.drain(300)
             assert memory_peak_mb(detector.service) < 200 + 70
         assert broker.records(pipeline.fraud) == [(1, content(value))]

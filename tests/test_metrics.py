@@ -59,6 +59,7 @@ def test_the_detector_counts_what_it_has_committed(detector: Service, pipeline: 
     assert 0 < samples["detector_record_age_seconds_sum"] < 600 * samples["detector_record_age_seconds_count"]
     assert 0 < samples["detector_transaction_seconds_sum"] < 60
     assert samples["detector_last_commit_timestamp_seconds"] > 1.7e9
+    assert samples["detector_last_progress_timestamp_seconds"] > 1.7e9
     assert any(INFO.fullmatch(name) for name in samples)
     assert detector.stop() == 0
 
@@ -70,7 +71,7 @@ def test_the_generator_counts_what_it_has_delivered(pipeline: Pipeline, port: in
         wait_until(lambda: generator.check() is None and delivered(port) > 0, 120)
         samples = scrape(port)
         assert samples["generator_failed_total"] == 0
-        assert 0 <= samples["generator_in_flight"] <= 50
+        assert 0 <= samples["generator_in_flight"] <= 10_000
         assert samples["generator_target_rate"] == 50
         assert any(INFO.fullmatch(name) for name in samples)
         assert generator.stop() == 0

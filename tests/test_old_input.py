@@ -47,9 +47,9 @@ def test_formats_before_version_2(old_cluster: Cluster, magic: int, codec: str) 
     with wire(pipeline.broker_url) as broker:
         broker.produce(pipeline.transactions, message_set(magic, CODECS[codec], values, 1234))
         assert broker.format_version(pipeline.transactions) == magic
-        with pipeline.service("detector") as detector:
+        with pipeline.restarted("detector") as detector:
             pipeline.drain()
-            assert detector.process.poll() is None
+            detector.check()
     time = 1234 if magic else -1
     expected = {
         pipeline.legit: [values[0], values[4]],
@@ -81,9 +81,9 @@ def test_a_compacted_input(old_cluster: Cluster) -> None:
         return pipeline.read(pipeline.transactions)
 
     wait_until(lambda: len(left()) < 400, 120, lambda: f"{len(left())} records")
-    with pipeline.service("detector") as detector:
+    with pipeline.restarted("detector") as detector:
         pipeline.drain()
-        assert detector.process.poll() is None
+        detector.check()
     written = {(record.key, record.value) for record in left()}
     found = [(record.key, record.value) for topic in pipeline.outputs for record in pipeline.read(topic)]
     assert written <= set(found)

@@ -17,15 +17,16 @@ from kafka.admin import (
 
 from embedded.pipeline import ROOT, Pipeline
 from embedded.secure import SecuredCluster
-from embedded.service import Service
+from embedded.service import Restarted
+from harness import wait_for_error
 
 COMMAND = "kafka-acls --bootstrap-server broker:9092 --command-config admin.properties"
 COMMANDS = re.findall(rf"^\$ {COMMAND} (.*)$", (ROOT / "docs/security.md").read_text(), re.MULTILINE)
 
 
-def start(kafka: SecuredCluster, user: str, **more: str) -> Service:
+def start(kafka: SecuredCluster, user: str) -> Restarted:
     """Start a service with the names of docker-compose.yml, as the user of its name."""
-    return Pipeline.of_compose("").service(user, **kafka.environ(user), **more)
+    return Pipeline.of_compose("").restarted(user, **kafka.environ(user))
 
 
 def run(kafka: SecuredCluster, command: str) -> None:
@@ -48,16 +49,15 @@ def kafka() -> Iterator[SecuredCluster]:
 def working(kafka: SecuredCluster) -> Pipeline:
     """The pipeline with all rights of the documentation, after it has done something."""
     with start(kafka, "detector") as detector:
-        assert detector.wait() == 1
-        assert "the topic queueing.transactions does not exist, and there is no permission for CREATE" in detector.log
+        wait_for_error(detector, "topic queueing.transactions does not exist, and there is no permission for CREATE")
     run(kafka, COMMANDS[-1])
     pipeline = Pipeline.of_compose(kafka.bootstrap_servers)
     with start(kafka, "detector") as detector:
         detector.wait_for("rate=")
-        with start(kafka, "generator", TRANSACTIONS_LIMIT="100") as generator:
+        with pipeline.service("generator", **kafka.environ("generator"), TRANSACTIONS_LIMIT="100") as generator:
             assert generator.wait() == 0
         pipeline.drain()
-        assert detector.stop() == 0
+        assert detector.end() == 0
     return pipeline
 
 
@@ -94,8 +94,6 @@ def test_each_right_is_needed(
         assert len(taken) == 1
         try:
             with start(kafka, user) as service:
-                assert service.wait() == 1
-                assert f"no permission for {words} {name}" in service.log
-                assert "Traceback" not in service.log
+                wait_for_error(service, f"no permission for {words} {name}")
         finally:
             admin.create_acls([ACL(*right, ResourcePattern(kind, name, pattern))])

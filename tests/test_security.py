@@ -1,6 +1,5 @@
 """Secured brokers: each protocol and mechanism works and comes back, and what is refused is named."""
 
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -119,7 +118,7 @@ def runs(secured: Secured) -> Iterator[dict[tuple[str, str], Run]]:
             found[combination] = Run(pipeline, *[stack.enter_context(Restarted(start)) for start in starts])
         for run in found.values():
             wait_until(
-                lambda run=run: run.pipeline.count(*run.pipeline.outputs) > 0, 240, lambda run=run: run.detector.log
+                lambda run=run: run.pipeline.count(*run.pipeline.outputs) > 0, 600, lambda run=run: run.detector.log
             )
         add_users(secured.cluster, {"bob": PASSWORD})
         authority = Authority(secured.folder)
@@ -142,10 +141,10 @@ def test_each_combination_routes_exactly_and_survives_a_restart(
     """
     pipeline, generator, detector = runs[combination]
     before = pipeline.count(pipeline.transactions)
-    wait_until(lambda: pipeline.count(pipeline.transactions) > before, 240, lambda: generator.log)
-    assert generator.end() in (0, -signal.SIGTERM)  # the latter where it has just been started again
-    pipeline.drain(240)
-    assert detector.end() in (0, -signal.SIGTERM)
+    wait_until(lambda: pipeline.count(pipeline.transactions) > before, 600, lambda: generator.log)
+    assert generator.end() == 0
+    pipeline.drain(600)
+    assert detector.end() == 0
     written = Counter(record.value for record in pipeline.read(pipeline.transactions))
     assert Counter(record.value for topic in pipeline.outputs for record in pipeline.read(topic)) == written
     for log in (generator.log, detector.log):
@@ -165,7 +164,7 @@ def test_what_is_refused_after_a_restart(
     """A password or a certificate that has changed meanwhile: both services end, and say so."""
     _, *services = runs[combination]
     for service in services:
-        wait_until(lambda service=service: words in service.log, 240, lambda service=service: service.log)
+        wait_until(lambda service=service: words in service.log, 600, lambda service=service: service.log)
         wait_until(lambda service=service: 1 in service.exit_codes, 120)
         assert not [word for word in (*SECRETS, "Traceback") if word in service.log]
 

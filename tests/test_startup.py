@@ -28,13 +28,13 @@ def test_they_say_where_they_try_to_connect_and_start_when_it_comes(absent: Pipe
                 waiting.wait_for(f"No Kafka at {absent.broker_url} (KAFKA_BROKER_URL) yet, trying again")
                 assert waiting.stop() == 0
         generator = stack.enter_context(absent.service("generator", TRANSACTIONS_LIMIT="1000"))
-        detector = stack.enter_context(absent.service("detector"))
-        for service in (generator, detector):
-            service.wait_for("No Kafka at")
+        detector = stack.enter_context(absent.restarted("detector"))
+        generator.wait_for("No Kafka at")
+        detector.wait_for("No Kafka at")
         stack.enter_context(Cluster(port=int(absent.broker_url.split(":")[1])))
         assert generator.wait() == 0
         wait_until(lambda: len(absent.read(absent.legit)) + len(absent.read(absent.fraud)) == 1000, 120)
-        assert detector.stop() == 0
+        assert detector.end() == 0
 
 
 def test_the_brokers_that_do_not_know_a_new_topic_yet_are_waited_for() -> None:

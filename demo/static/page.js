@@ -31,7 +31,7 @@ function put(id, text) {
 
 // --- charts: each column of a row of /events is a line in one of them ---
 
-let rows = [];
+let rows = []; // of each: time, fraud share, lag, p50, p99, and each topic's rate
 const charts = [];
 
 function chart(id, label, lines, show, range = (high) => [0, high > 0 ? high * 1.15 : 1]) {
@@ -65,7 +65,7 @@ function chart(id, label, lines, show, range = (high) => [0, high > 0 ? high * 1
 function draw() {
   for (const { plot, columns } of charts) {
     plot.setData([rows.map((row) => row[0]), ...columns.map((column) => rows.map((row) =>
-      typeof column === "number" ? row[column] : row[1] === null ? null : column()))]);
+      typeof column === "number" ? row[column] : row[2] === null ? null : column()))]);
     if (plot.cursor.idx == null && rows.length) plot.setLegend({ idx: rows.length - 1 });
   }
 }
@@ -79,13 +79,13 @@ let expectedShare = 0;
 function firstTime(figures) {
   expectedShare = figures.expected_share;
   chart("share-chart", "Fraud share in percent", [
-    { name: "fraud %", stroke: "fraud", column: 5 },
+    { name: "fraud %", stroke: "fraud", column: 1 },
     { name: "expected", stroke: "expected", dash: [6, 4], column: () => expectedShare * 100 },
   ], (value) => number(value, 2), (high, low) => [Math.max(0, low - 1), high + 1]);
-  chart("lag-chart", "Detector lag in records", [{ name: "records", stroke: "transactions", column: 6 }], number);
+  chart("lag-chart", "Detector lag in records", [{ name: "records", stroke: "transactions", column: 2 }], number);
   chart("latency-chart", "Latency in milliseconds", [
-    { name: "p50 ms", stroke: "transactions", column: 7 },
-    { name: "p99 ms", stroke: "dead_letter", column: 8 },
+    { name: "p50 ms", stroke: "transactions", column: 3 },
+    { name: "p99 ms", stroke: "dead_letter", column: 4 },
   ], number);
   figures.topics.forEach(({ name, topic }, index) => {
     const card = make("article", "");
@@ -101,7 +101,7 @@ function firstTime(figures) {
     text.append(perSecond, " per second, ", records, " records");
     card.append(heading, text, chartPlace);
     element("topics").append(card);
-    chart(chartPlace.id, `Records a second in ${topic}`, [{ name: "per second", stroke: name, column: index + 1 }], rate);
+    chart(chartPlace.id, `Records a second in ${topic}`, [{ name: "per second", stroke: name, column: index + 5 }], rate);
   });
 }
 

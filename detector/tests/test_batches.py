@@ -237,7 +237,7 @@ def test_the_short_cut_agrees_with_the_decoder(body: bytes, record_count: int, b
 
 
 def test_the_short_cut_is_taken() -> None:
-    """Records of the usual form need no decoding, without which the test before would say nothing."""
+    """Records of the usual form need no decoding. If they did, the test above would compare the decoder with itself."""
     body = b"".join(record_bytes(usual_value(amount=amount), n, n) for n, amount in enumerate([10, 900, 899.99]))
     chunk = Chunk(body, 3, 0, 0, None, 0, 3)
     with patch.object(branching, "decode", side_effect=AssertionError):

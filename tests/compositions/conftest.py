@@ -63,7 +63,8 @@ def limit_broker(cpu_quota: int) -> None:
 def stack(turn: None, request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Everything started out of nothing, in the tutorial's order; it is all removed at the end.
 
-    With v1 the broker has a fifth of a core meanwhile, as on a busy machine: what is slow then has to be waited for.
+    With v1 the broker has a third of a core meanwhile, as with six busy processes on two cores: what is slow then has
+    to be waited for.
     A pair of a Compose command and make's variables stands for what `make up` starts with them.
     """
     command, variables = (request.param, "") if isinstance(request.param, str) else request.param
@@ -82,7 +83,7 @@ def stack(turn: None, request: pytest.FixtureRequest) -> Iterator[Stack]:
             for arguments in (f"{KAFKA} config -q", f"{KAFKA} up -d", "config -q", "up -d --build"):
                 fresh.output += f"$ {fresh.command} {arguments}\n{fresh.compose(arguments)}"
                 if command == V1 and arguments == f"{KAFKA} up -d":
-                    limit_broker(cpu_quota=20_000)
+                    limit_broker(cpu_quota=33_000)
         fresh.wait_at_work(300)
         limit_broker(cpu_quota=-1)
         fresh.restarts = {service(container): container["RestartCount"] for container in containers()}

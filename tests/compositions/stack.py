@@ -78,7 +78,7 @@ class Stack:
 
     def consume(self, topic: str, messages: int, options: str = "") -> list[str]:
         """Return so many lines of kafka-console-consumer, from the topic's beginning."""
-        arguments = f"--topic {topic} --from-beginning --max-messages {messages} --timeout-ms 30000 {options}"
+        arguments = f"--topic {topic} --from-beginning --max-messages {messages} --timeout-ms 120000 {options}"
         # What it says of itself comes by another way, and so at any place between its lines.
         lines = self.kafka(f"kafka-console-consumer {arguments} 2>/dev/null").splitlines()
         assert len(lines) == messages

@@ -58,10 +58,10 @@ def test_everything_is_found_and_asked(monitored: Stack) -> None:
         return sorted((t["labels"]["job"], t["health"]) for t in ask("targets").get("activeTargets", []))
 
     expected = [("detector", "up"), ("detector", "up"), ("generator", "up"), ("prometheus", "up")]
-    wait_until(lambda: targets() == expected, 90, lambda: str(targets()))
+    wait_until(lambda: targets() == expected, 240, lambda: str(targets()))
     assert [rule["name"] for group in ask("rules")["groups"] for rule in group["rules"]] == NAMES
     for metric in sorted(set(re.findall(r"\b(?:detector|generator|process)_\w+", str([r["expr"] for r in RULES])))):
-        wait_until(lambda m=metric: ask(f"query?query={quote(m)}").get("result"), 60, lambda m=metric: m)
+        wait_until(lambda m=metric: ask(f"query?query={quote(m)}").get("result"), 240, lambda m=metric: m)
 
     monitored.wait_healthy("broker", "zookeeper", "generator", "detector", "detector", "dashboard", "prometheus")
     with urlopen(f"http://localhost:{PAGE}/", timeout=10) as answer:

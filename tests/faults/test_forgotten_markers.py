@@ -13,7 +13,7 @@ from kafka.structs import ConsumerGroupMetadata
 from embedded import Cluster
 from embedded.pipeline import Pipeline
 from embedded.records import Record
-from embedded.service import Restarted, wait_until
+from embedded.service import wait_until
 from harness import transaction, wait_for_shares
 from topics import open_partitions
 
@@ -55,9 +55,9 @@ def test_what_they_wrote_is_written_again(gullible: Cluster) -> None:
     leave_open(pipeline)
     with pipeline.admin() as admin:
         assert open_partitions(admin, pipeline.outputs[:1]) == [TopicPartition(pipeline.legit, 0)]
-    with pipeline.service("detector", TRANSACTIONAL_ID=pipeline.name) as detector:
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=pipeline.name) as detector:
         pipeline.drain()
-        assert detector.stop() == 0
+        assert detector.end() == 0
     assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
 
 
@@ -67,11 +67,11 @@ def test_another_transactional_id_waits_for_the_old_one(gullible: Cluster) -> No
     pipeline.create(pipeline.transactions, pipeline.legit)
     pipeline.write([Record(value) for value in VALUES])
     leave_open(pipeline)
-    with Restarted(lambda: pipeline.service("detector", TRANSACTIONAL_ID="another")) as waiting:
+    with pipeline.restarted("detector", TRANSACTIONAL_ID="another") as waiting:
         wait_for_shares(pipeline, 1)
         wait_until(lambda: "is a transaction undecided (docs/operations.md)?" in waiting.log, 120, lambda: waiting.log)
         assert pipeline.lag() == len(VALUES)
-        with pipeline.service("detector", TRANSACTIONAL_ID=pipeline.name):
+        with pipeline.restarted("detector", TRANSACTIONAL_ID=pipeline.name):
             pipeline.drain()
     assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
 
@@ -81,7 +81,7 @@ def test_a_transaction_also_ends_where_the_previous_one_wrote(gullible: Cluster)
     pipeline = Pipeline(gullible.bootstrap_servers)
     pipeline.create(pipeline.transactions)
     # A record and its marker, then one more marker. Each partition gets its own a moment after the commit.
-    with pipeline.service("detector"):
+    with pipeline.restarted("detector"):
         for value, end in zip((b"no transaction", *VALUES), (2, 3, 3, 3), strict=True):
             pipeline.write([Record(value)])
             pipeline.drain()

@@ -42,7 +42,7 @@ class SmurfingTrial(Trial):
         print(*(instance.log for instance in self.instances), sep="\n")  # for whoever looks into a failure
 
     def start(self, **environ: str) -> Restarted:
-        """Start one more instance, which is started again as by Compose."""
+        """Start one more instance, which is started again as Compose would."""
         environ = {
             "FRAUD_TOPIC": self.pipeline.transactions,
             "SMURFING_SOURCES": str(SOURCES),
@@ -83,7 +83,7 @@ class SmurfingTrial(Trial):
         with self.pipeline._consumer(group_id=self.pipeline.name, enable_auto_commit=False) as consumer:
             return records.lag(consumer, topic)
 
-    def drain(self, seconds: float = 90) -> None:
+    def drain(self, seconds: float = 240) -> None:
         """Wait until all is committed that was written, and what came of it. Raises TimeoutError."""
         topics = (self.pipeline.transactions, self.candidates)
         logs = lambda: "".join(instance.log for instance in self.instances)  # noqa: E731
@@ -99,7 +99,7 @@ class SmurfingTrial(Trial):
         detector.service.process.send_signal(signal.SIGTERM)
         wait_until(
             lambda: detector.service is not before and "counted again" in detector.service.log,
-            60,
+            240,
             lambda: detector.log,
         )
 
@@ -168,7 +168,7 @@ def test_disturbed_in_the_replay(trial: SmurfingTrial, rounds: int, audits: list
     many = (Record(transaction(1000, target=f"receiver {n}", n=n), partition=n % 3) for n in range(REPLAYED))
     trial.pipeline.write(many)
     detector = trial.start()
-    wait_until(lambda: trial.lag(trial.candidates) < 100 < trial.pipeline.count(trial.alerts), 60)
+    wait_until(lambda: trial.lag(trial.candidates) < 100 < trial.pipeline.count(trial.alerts), 240)
     for _ in range(rounds):
         for number in (signal.SIGKILL, signal.SIGTERM):
             with trial.fault():
@@ -222,12 +222,13 @@ def test_the_head_expires(cluster: Cluster) -> None:
         trial.pipeline.write(ring("told", SOURCES, old))
         trial.pipeline.write(ring("half", SOURCES - 1, old))
         detector = trial.start()
-        wait_until(lambda: trial.pipeline.count(trial.alerts) > 0, 60, lambda: detector.log)
+        wait_until(lambda: trial.pipeline.count(trial.alerts) > 0, 240, lambda: detector.log)
         trial.drain()
         assert detector.end() == 0
+        before = trial.lag(trial.candidates)  # a marker may have come after the last commit
         # One that no instance has counted yet.
         records.write(trial.pipeline.broker_url, trial.candidates, ring("half", 1, old))
-        assert trial.lag(trial.candidates) == 1
+        assert trial.lag(trial.candidates) == before + 1
         with trial.pipeline.admin() as admin:
             partitions = [TopicPartition(trial.candidates, p) for p in range(2)]
             admin.delete_records(dict.fromkeys(partitions, -1))
@@ -235,7 +236,7 @@ def test_the_head_expires(cluster: Cluster) -> None:
         trial.pipeline.write(ring("told", SOURCES, old + 24 * HOUR))
         detector = trial.start()
         trial.drain()
-        wait_until(lambda: len(trial.pipeline.read(trial.alerts)) == 2, 60, lambda: detector.log)
+        wait_until(lambda: len(trial.pipeline.read(trial.alerts)) == 2, 240, lambda: detector.log)
         assert "offsets are lost" in detector.log
         assert [json.loads(r.value or b"")["target"] for r in trial.pipeline.read(trial.alerts)] == ["told", "told"]
 

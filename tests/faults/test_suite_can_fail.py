@@ -37,8 +37,8 @@ def wait_for_records(trial: Trial, count: int) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("ROUNDS"), reason="for the long mode: make test-faults")
-def test_without_a_look_at_the_batches_records_are_lost(seed: int) -> None:
-    """A batch that is given up fails neither the flush nor the commit: without the look it is gone, unnoticed.
+def test_without_a_check_of_the_batches_records_are_lost(seed: int) -> None:
+    """A batch that the client gives up fails neither the flush nor the commit: unchecked, it is lost unnoticed.
 
     Whether the commit still gets through in that round is a matter of milliseconds, so there are some rounds.
     """
@@ -47,7 +47,7 @@ def test_without_a_look_at_the_batches_records_are_lost(seed: int) -> None:
     config = {"transaction.state.log.num.partitions": "1", "offsets.topic.num.partitions": "1"}
     with Cluster(brokers=3, config=config) as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
-        with Trial("no look at the batches", pipeline, seed, CARELESS) as trial:
+        with Trial("no check of the batches", pipeline, seed, CARELESS) as trial:
             pipeline.create(pipeline.fraud, min_insync_replicas="3")
             detector = trial.start(CARELESS="unchecked")
             trial.settle()

@@ -107,7 +107,7 @@ class Trial:
         self._reader.close()
 
     def start(self, **environ: str) -> Restarted:
-        """Start one more detector, with a transactional id of its own; it is started again as by Compose."""
+        """Start one more detector, with a transactional id of its own; it is started again as Compose would."""
         environ = {"TRANSACTIONAL_ID": f"{self.pipeline.name}-{len(self.instances)}"} | environ
         variables = self.pipeline.environ("detector", **environ)
         instance = Restarted(lambda: Service(self.folder, variables))
