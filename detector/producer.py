@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 from kafka import KafkaAdminClient, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
@@ -20,7 +20,7 @@ TRANSACTION_SECONDS = 8
 readers of committed records, and whoever takes over the partitions, wait behind an open transaction."""
 TRANSACTION_TIMEOUT_MS = 10_000
 
-START_MS = 8000
+START_MS = 15_000
 """How long Kafka may take to find the group's offsets. On a new cluster it creates an internal topic for them first."""
 
 FLUSH_SECONDS = 7
@@ -49,7 +49,9 @@ class Producer:
         )
         self.written: list[WrittenBatch] = []
         self.previous: set[TopicPartition] = set()
-        self.client.init_transactions()
+        with suppress(KafkaTimeoutError):  # on a new cluster Kafka creates an internal topic first
+            self.client.init_transactions()
+        self.client.init_transactions()  # goes on waiting for the same answer, if there was none
         with closing(connect(KafkaAdminClient, settings, signals)) as admin:
             self._abort_again(open_partitions(admin, settings.outputs.values()), settings.consumer_group)
 

@@ -186,7 +186,7 @@ def test_secured_records_reach_one_output_each(stack: Stack) -> None:
     (delivered,) = re.findall(r"delivered=(\d+) not_delivered=0", log(generator))
 
     def values(topics: str, limit: int) -> Counter[str]:
-        options = f"--from-beginning --isolation-level read_committed --max-messages {limit} --timeout-ms 120000"
+        options = f"--from-beginning --isolation-level read_committed --max-messages {limit} --timeout-ms 30000"
         lines = tool(f"kafka-console-consumer --include {topics} {options}").splitlines()
         return Counter(line for line in lines if line.startswith("{"))
 
