@@ -111,8 +111,8 @@ $(BIN)/ready: requirements-dev.txt
 	@touch $@
 
 .PHONY: demo
-demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20, or WEB=1 for the page
-	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),$(if $(WEB),0,20)) $(if $(WEB),--web)
+demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20, or WEB=1 for the page, ALERTS=1 for a ring of accounts
+	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),$(if $(WEB),0,20)) $(if $(WEB),--web) $(if $(ALERTS),--alerts)
 
 .PHONY: watch
 watch: $(BIN)/ready ## The same live view on the running compositions, through localhost:29092

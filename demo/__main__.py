@@ -9,22 +9,28 @@ import os
 import signal
 import sys
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Iterable
+from contextlib import ExitStack, closing, nullcontext
+from functools import partial
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from rich.console import Console
 
-from demo.observer import EXPECTED_SHARE, FRAUD_AMOUNT, Observer
+from demo.attack import ALERTER_GROUP, SMURFING_GROUP, is_ready, see, send
+from demo.observer import ALERTS_TOPIC, EXPECTED_SHARE, FRAUD_AMOUNT, Observer
 from demo.page import Page
 from demo.view import render, watch
 from demo.web import PORT, PageError, serving
 from embedded import Cluster, JarError, ServerError
-from embedded.pipeline import Pipeline
-from embedded.service import Restarted, Service, ServiceError
+from embedded.pipeline import ROOT, Pipeline
+from embedded.service import Restarted, Service, ServiceError, wait_until
 
 RATE = os.environ.get("TRANSACTIONS_PER_SECOND") or "1000"
 WEB_HELP = f"show it as a page as well, at http://localhost:{PORT} unless another port is given"
+SMURFING = (sys.executable, "smurfing.py")
+RING_SECONDS = 5
+"""How long the view is shown before the rings are sent."""
 TITLE = f"{RATE} transactions/s, and a malformed one every two seconds"
 MALFORMED = (
     b"not JSON at all",
@@ -56,7 +62,37 @@ class Malformed:
         self.producer.close()
 
 
-def run(console: Console, seconds: float, svg: str | None, png: str | None, port: int) -> bool:
+class Attack:
+    """The two services of `make up ALERTS=1`, and the rings of `make attack`, for a `with` block."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Start the services, and wait until they are ready. Raises TimeoutError."""
+        self.pipeline, self.receivers = pipeline, ("", "")
+        environ = pipeline.environ("detector", ALERTS_TOPIC=ALERTS_TOPIC)
+        start = partial(Service, ROOT / "detector", environ | {"CONSUMER_GROUP": SMURFING_GROUP}, SMURFING, "smurfing")
+        self.services = (
+            Restarted(start),
+            Restarted(partial(Service, ROOT / "alerter", environ | {"CONSUMER_GROUP": ALERTER_GROUP})),
+        )
+        wait_until(lambda: is_ready(pipeline), 120, lambda: self.services[0].log)
+        self.started = time.monotonic()
+
+    def send_if_due(self) -> None:
+        """Send the rings once, after some seconds."""
+        if not self.receivers[0] and time.monotonic() - self.started > RING_SECONDS:
+            self.receivers = send(self.pipeline)
+
+    def see(self) -> None:
+        """Print what has become of the rings. Raises LookupError if that is wrong, TimeoutError and KafkaError."""
+        see(self.pipeline, *(self.receivers if self.receivers[0] else send(self.pipeline)))
+
+    def close(self) -> None:
+        """End the services."""
+        for service in self.services:
+            service.end()
+
+
+def run(console: Console, seconds: float, svg: str | None, png: str | None, port: int, alerts: bool) -> bool:
     """Run everything for this many seconds (0: until Ctrl-C), and return whether the audit holds."""
     page = Page(TITLE)
     with serving(page, "127.0.0.1", port) if port else nullcontext(), Cluster() as cluster:
@@ -66,9 +102,14 @@ def run(console: Console, seconds: float, svg: str | None, png: str | None, port
             pipeline.service("generator", TRANSACTIONS_PER_SECOND=RATE) as generator,
         ):
             wait_for_topics(pipeline, detector)
-            with closing(Observer(pipeline, from_start=True)) as observer:
+            with closing(Observer(pipeline, from_start=True)) as observer, ExitStack() as stack:
                 with closing(Malformed(pipeline)) as malformed:
-                    show(observer, console, seconds, malformed, (generator, detector), page)
+                    attack = stack.enter_context(closing(Attack(pipeline))) if alerts else None
+                    senders = (malformed, attack) if attack else (malformed,)
+                    services = (generator, detector, *(attack.services if attack else ()))
+                    show(observer, console, seconds, senders, services, page)
+                    if attack:
+                        attack.see()
                 if svg:
                     save_picture(observer, svg)
                 if png:
@@ -98,15 +139,16 @@ def show(
     observer: Observer,
     console: Console,
     seconds: float,
-    malformed: Malformed,
-    services: tuple[Service | Restarted, ...],
+    senders: Iterable[Malformed | Attack],
+    services: Iterable[Service | Restarted],
     page: Page,
 ) -> None:
     """Show the view for this many seconds (0: until Ctrl-C). Raises ServiceError if a service ends."""
     started = time.monotonic()
 
     def tick() -> bool:
-        malformed.send_if_due()
+        for sender in senders:
+            sender.send_if_due()
         page.take(observer)
         for service in services:
             service.check()
@@ -151,6 +193,9 @@ def main() -> int:
     parser.add_argument("--duration", type=float, default=20, help="seconds, 0 for until Ctrl-C (default: 20)")
     parser.add_argument("--broker", default="localhost:29092", help="what to watch (default: localhost:29092)")
     parser.add_argument("--web", type=int, nargs="?", const=PORT, default=0, metavar="PORT", help=WEB_HELP)
+    parser.add_argument(
+        "--alerts", action="store_true", help="run the services of ALERTS=1 too, and let them find a ring"
+    )
     parser.add_argument("--svg", help="write a picture of the live view to this file")
     parser.add_argument("--png", help="with --web: write a picture of the page to this file, by Chromium")
     arguments = parser.parse_args()
@@ -164,7 +209,8 @@ def main() -> int:
             if arguments.web:
                 console.print(f"The page is at http://localhost:{arguments.web}", highlight=False)
             console.print("Starting Kafka ...")
-            return 0 if run(console, arguments.duration, arguments.svg, arguments.png, arguments.web) else 1
+            a = arguments
+            return 0 if run(console, a.duration, a.svg, a.png, a.web, a.alerts) else 1
         with closing(Observer(Pipeline.of_compose(arguments.broker), from_start=False)) as observer:
             watch(observer, console, f"{arguments.broker}, since now", lambda: True)
     except (KafkaError, LookupError, TimeoutError, JarError, PageError, ServerError, ServiceError) as error:

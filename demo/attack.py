@@ -25,16 +25,25 @@ SECONDS = 60
 """How long the alert may take."""
 
 
-def attack(pipeline: Pipeline) -> None:
-    """Send both rings, and see what becomes of them. Raises LookupError, TimeoutError and KafkaError."""
+def is_ready(pipeline: Pipeline) -> bool:
+    """Return whether the smurfing detector has created its topics. Raises KafkaError."""
     with pipeline.admin() as admin:
-        for topic in {pipeline.transactions, CANDIDATES, ALERTS} - set(admin.list_topics()):
-            raise LookupError(f"there is no topic {topic} at {pipeline.broker_url}: 'make up ALERTS=1' first")
+        return {pipeline.transactions, CANDIDATES, ALERTS} <= set(admin.list_topics())
+
+
+def send(pipeline: Pipeline) -> tuple[str, str]:
+    """Send both rings, and return their receivers, the ring of 49's first. Raises KafkaError."""
+    with pipeline.admin() as admin:
         partitions = len(admin.describe_topics([pipeline.transactions])[0]["partitions"])
     small, large = (f"{name}-{uuid.uuid4().hex[:6]}" for name in ("harmless", "launderer"))
     print(f"49 accounts send 1,000 EUR each to {small}, and 50 to {large} ...", flush=True)
     # The small ring comes first in each partition: it is among the candidates when the large one is told.
     pipeline.write([*ring(small, 49, partitions), *ring(large, 50, partitions)])
+    return small, large
+
+
+def see(pipeline: Pipeline, small: str, large: str) -> None:
+    """Print what has become of both rings. Raises LookupError if that is wrong, TimeoutError and KafkaError."""
     wait_until(lambda: about(pipeline, ALERTS, large) != [], SECONDS, lambda: f"no alert about {large}")
     (alert,) = about(pipeline, ALERTS, large)
     print(f"The alert is in {ALERTS}: {json.dumps(json.loads(alert.value or b''))}", flush=True)
@@ -74,8 +83,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.attack", description=__doc__)
     parser.add_argument("--broker", default="localhost:29092", help="default: localhost:29092")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # whatever matters is raised
+    pipeline = Pipeline.of_compose(parser.parse_args().broker)
     try:
-        attack(Pipeline.of_compose(parser.parse_args().broker))
+        if not is_ready(pipeline):
+            raise LookupError(f"there is no smurfing detector at {pipeline.broker_url}: 'make up ALERTS=1' first")
+        see(pipeline, *send(pipeline))
     except (KafkaError, LookupError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

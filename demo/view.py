@@ -39,7 +39,16 @@ def render(observer: Observer, title: str) -> RenderableType:
         source, target, amount, currency = map(Text, fraud.texts.values())
         amount.stylize(STYLES["fraud"])
         frauds.add_row(source, "→", target, amount, currency)
-    return Group(topics, Columns([Panel(facts, title="now"), Panel(frauds, title="newest frauds")]))
+    alerts = [
+        Text(f"{told['sources']} accounts sent {told['sum']} {told['currency']} to {told['target']}", STYLES["fraud"])
+        for told in (seen.texts for seen in reversed(observer.newest["alerts"]))
+        if {"sources", "sum", "currency", "target"} <= set(told)
+    ]
+    return Group(
+        topics,
+        *([Panel(Group(*alerts), title="alerts")] if alerts else []),
+        Columns([Panel(facts, title="now"), Panel(frauds, title="newest frauds")]),
+    )
 
 
 def line(observer: Observer) -> str:

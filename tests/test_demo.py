@@ -49,12 +49,17 @@ def left_behind() -> list[str]:
 
 
 def test_in_a_pipe_it_prints_plain_lines_and_a_true_audit() -> None:
-    """A line a second, the audit, exit code 0; fraud, lag and latency are in the lines; no process is left."""
-    process = demo("--duration", "12")
+    """A line a second, the ring that was found, the audit, exit code 0; no process is left."""
+    process = demo("--duration", "12", "--alerts")
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "\x1b" not in output
     assert len(re.findall(rf"^{PLAIN_LINE}$", output, re.MULTILINE)) >= 2
+    (target,) = re.findall(r"50 to (launderer-\w+)", output)
+    assert re.search(
+        rf'The alert is in streaming.alerts: {{.*"target": "{target}", "sources": 50, "sum": 50000', output
+    )
+    assert re.search("Nothing about harmless-[0-9a-f]+, as it should be", output)
     for text in AUDIT:
         assert re.search(rf"^{text}$", output, re.MULTILINE), text
     written = int(re.search(r"([\d,]+) transactions written", output)[1].replace(",", ""))  # type: ignore[index]
