@@ -11,7 +11,7 @@ CLUSTER = $(if $(THREE_BROKERS),compose/three-brokers.yml,$(if $(KRAFT),compose/
 CLUSTERS = docker-compose.kafka.yml compose/kraft.yml compose/three-brokers.yml
 KAFKA = $(COMPOSE) --project-directory . -f $(CLUSTER) $(if $(SECURE),-f compose/secure.kafka.yml $(if $(KRAFT),-f compose/secure.kraft.yml))
 BROKERS = broker $(if $(THREE_BROKERS),broker-2 broker-3)
-OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml)
+OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml $(if $(ALERTS),-f compose/secure.alerts.yml))
 SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml $(OVERLAYS)
 ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/alerts.yml
 # The broker's health check, at once and not just every 15 seconds.
@@ -23,8 +23,9 @@ TOPIC ?= queueing.transactions
 VISIBLE = LC_ALL=C sed -u -e 's/[\x00-\x08\x0b-\x1f\x7f]/�/g' -e 's/\xc2[\x80-\x9f]/�/g'
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
-# One broker, and the users that compose/users.sh makes.
-$(if $(SECURE),$(foreach other,THREE_BROKERS MONITORING ALERTS,$(if $($(other)),$(error SECURE=1 does not go with $(other)=$($(other)): leave one of them out))))
+# One broker, and the users that compose/users.sh makes. The dashboard, `make watch` and `make attack` have none.
+$(if $(SECURE),$(foreach other,THREE_BROKERS MONITORING,$(if $($(other)),$(error SECURE=1 does not go with $(other)=$($(other)): leave one of them out))))
+$(if $(SECURE),$(if $(filter watch attack,$(MAKECMDGOALS)),$(error make $(filter watch attack,$(MAKECMDGOALS)) has no user on the cluster of SECURE=1)))
 ifdef THREE_BROKERS
 export KAFKA_BROKER_URL ?= broker:9092,broker-2:9092,broker-3:9092
 endif
@@ -51,9 +52,9 @@ network-rm: engine ## Remove that network
 kafka: network $(if $(SECURE),certs) ## Start the cluster, and wait until it answers
 	@! { $(IS_OTHER); } || { echo "The broker of another cluster is here: 'make down' first. $(CLUSTER) is a cluster of its own; the other one's records stay in its volumes."; exit 1; }
 	$(KAFKA) up -d
-	@echo "Waiting for the broker ..."; for id in $$($(KAFKA) ps -q $(BROKERS)); do for i in $$(seq 120); do $(BROKER_ANSWERS) && continue 2; sleep 1; done; echo "The broker does not answer after two minutes: see '$(KAFKA) logs'."; exit 1; done
+	@echo "Waiting for the broker ..."; for id in $$($(KAFKA) ps -q $(BROKERS)); do for i in $$(seq 300); do $(BROKER_ANSWERS) && continue 2; sleep 1; done; echo "The broker does not answer after five minutes: see '$(KAFKA) logs'."; exit 1; done
 ifdef SECURE
-	@echo "Waiting for the users ..."; id=$$($(KAFKA) ps -aq users); for i in $$(seq 120); do [ "$$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' $$id)" = "exited 0" ] && exit; sleep 1; done; echo "The users and their rights are not there after two minutes: see '$(KAFKA) logs users'."; exit 1
+	@echo "Waiting for the users ..."; id=$$($(KAFKA) ps -aq users); for i in $$(seq 300); do [ "$$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' $$id)" = "exited 0" ] && exit; sleep 1; done; echo "The users and their rights are not there after five minutes: see '$(KAFKA) logs users'."; exit 1
 endif
 
 .PHONY: certs

@@ -28,7 +28,7 @@ if ! openssl x509 -in broker.pem -noout -checkend $((30 * 24 * 3600)) &>/dev/nul
   echo "Made a certificate for the broker, valid for 397 days, in $PWD"
 fi
 
-for user in generator detector; do
+for user in generator detector smurfing alerter; do
   [[ -s $user-password ]] || openssl rand -hex 24 >"$user-password"
 done
 

@@ -8,7 +8,7 @@ kafka() { "kafka-$1" --bootstrap-server localhost:9092 "${@:2}"; }
 kafka topics --create --if-not-exists --topic "$TRANSACTIONS_TOPIC"
 
 # A command's arguments can be seen by others on the machine, so the passwords are not in them.
-for user in generator detector; do
+for user in generator detector smurfing alerter; do
   kafka configs --alter --entity-type users --entity-name $user \
     --add-config-file <(echo "SCRAM-SHA-512=password=$(<"/run/secrets/$user-password")")
 done
@@ -21,3 +21,12 @@ kafka acls --add --allow-principal User:detector --operation Create --operation 
 # Each instance has a transactional id of its own, the group's name and its host's.
 kafka acls --add --allow-principal User:detector --operation Write \
   --transactional-id "$CONSUMER_GROUP-" --resource-pattern-type prefixed
+
+# The services of compose/alerts.yml.
+kafka acls --add --allow-principal User:smurfing --operation Read \
+  --topic "$FRAUD_TOPIC" --topic "$CANDIDATES_TOPIC" --group smurfing-detector
+kafka acls --add --allow-principal User:smurfing --operation Create --operation DescribeConfigs --operation Write \
+  --topic "$CANDIDATES_TOPIC" --topic "$ALERTS_TOPIC"
+kafka acls --add --allow-principal User:smurfing --operation Write \
+  --transactional-id smurfing-detector- --resource-pattern-type prefixed
+kafka acls --add --allow-principal User:alerter --operation Read --topic "$ALERTS_TOPIC" --topic "$FRAUD_TOPIC" --group alerter

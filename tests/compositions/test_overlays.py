@@ -31,7 +31,7 @@ from embedded.pipeline import Pipeline
 from embedded.service import wait_until
 
 KRAFT, SECURE, THREE_BROKERS = (V2, "KRAFT=1"), (V2, "SECURE=1"), (V2, "THREE_BROKERS=1")
-SECURE_KRAFT = (V1, "KRAFT=1 SECURE=1")
+SECURE_KRAFT = (V1, "KRAFT=1 SECURE=1 ALERTS=1")
 BROKERS = ("broker", "broker-2", "broker-3")
 
 STATED_SECONDS = 30
@@ -89,7 +89,8 @@ def test_make_looks_into_it(stack: Stack) -> None:
     (fraud,) = [line for line in consumed.splitlines() if line.startswith("{")]  # newer tools say something first
     assert json.loads(fraud)["amount"] >= 900
     brokers = BROKERS[:copies] if "KRAFT" in stack.variables or copies == 3 else ("broker", "zookeeper")
-    expected = sorted([*brokers, *SERVICES])
+    services = (*SERVICES, *(("smurfing", "alerter") if "ALERTS" in stack.variables else ()))
+    expected = sorted([*brokers, *services])
     assert sorted(service(c) for c in containers() if c["State"]["Running"]) == expected
     for name in expected:
         assert re.search(rf"[-_]{name}[-_]1 ", stack.make("ps"))
@@ -152,6 +153,23 @@ def test_each_user_has_the_rights_that_it_needs(stack: Stack) -> None:
         pipeline.transactions: {"DESCRIBE", "READ"},
         **dict.fromkeys(pipeline.outputs, output),
     }
+    assert rights("alerter").get(pipeline.fraud) == {"DESCRIBE", "READ"}
+    assert rights("smurfing").get(pipeline.fraud) == {"DESCRIBE", "READ"}
+
+
+@overlays(SECURE_KRAFT)
+def test_a_ring_is_found_and_told_on_the_secured_cluster(stack: Stack) -> None:
+    """The services of ALERTS=1 find what a person writes with a tool of Kafka's, and tell it."""
+    stack.wait_for("alerter", "Starting with")
+    (broker,) = containers("broker")
+    ring = [{"source": f"a{n}", "target": "launderer", "amount": 1000, "currency": "EUR"} for n in range(50)]
+    lines = "\n".join(map(json.dumps, ring))
+    producer = "kafka-console-producer --bootstrap-server localhost:9092 --topic queueing.transactions"
+    run(f"docker exec -i {broker['Id']} {producer} <<'END'\n{lines}\nEND")
+    stack.wait_for("alerter", "told Smurfing: 50 accounts sent 50,000 EUR to launderer", 240)
+    alerts = {"streaming.alerts": {"CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "WRITE"}}
+    assert {topic: allowed for topic, allowed in rights("smurfing").items() if topic in alerts} == alerts
+    assert set(rights("alerter")) == {"streaming.alerts", "streaming.transactions.fraud"}
 
 
 @overlays(SECURE)
@@ -173,7 +191,7 @@ def test_no_password_is_shown(stack: Stack) -> None:
     """Neither `docker inspect` nor any log has a password."""
     shown = json.dumps(containers()) + "".join(map(log, containers()))
     assert "SCRAM-SHA-512" in shown
-    assert len(passwords()) == 2
+    assert len(passwords()) == 4
     assert [password for password in passwords() if password in shown] == []
 
 
