@@ -62,7 +62,7 @@ class Server:
             )
         self._watchdog.add(self._process.pid)
 
-    def stop(self, timeout: float = 120) -> None:
+    def stop(self, timeout: float = 300) -> None:
         """Shut the server down gracefully (SIGTERM) and wait up to `timeout` seconds for its end.
 
         Raises:
@@ -91,7 +91,7 @@ class Server:
         self.start()
         self.wait_ready()
 
-    def wait_ready(self, timeout: float = 120) -> None:
+    def wait_ready(self, timeout: float = 300) -> None:
         """Wait up to `timeout` seconds until the server answers a request.
 
         Raises:
