@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
@@ -76,14 +77,18 @@ class Progress:
             for partition, position in self.consumer.positions.items()
             if position < self._end(partition) and not self.consumer.unread
         }
-        for partition, position in waiting.items():
-            if self.waiting_before.get(partition) == position:
+        stuck = [partition for partition, position in waiting.items() if self.waiting_before.get(partition) == position]
+        ends: dict[TopicPartition, int] = {}
+        with suppress(KafkaTimeoutError):
+            ends = self.consumer.client.end_offsets(stuck, timeout_ms=ANSWER_MS) if stuck else {}
+        for partition, end in ends.items():  # for a reader of committed records
+            if end <= waiting[partition]:
                 log.warning(
                     "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets"
                     " follow. Kafka ends it after that producer's transaction.timeout.ms",
                     *partition,
-                    position,
-                    self._end(partition) - position,
+                    waiting[partition],
+                    self._end(partition) - waiting[partition],
                 )
         self.waiting_before = waiting
 
