@@ -63,17 +63,15 @@ class Malformed:
 
 
 class Attack:
-    """The two services of `make up ALERTS=1`, and the rings of `make attack`, for a `with` block."""
+    """The two services of `make up ALERTS=1`, and the rings of `make attack`."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Start the services, and wait until they are ready. Raises TimeoutError."""
+    def __init__(self, pipeline: Pipeline, stack: ExitStack) -> None:
+        """Start the services, which end with the stack, and wait until they are ready. Raises TimeoutError."""
         self.pipeline, self.receivers = pipeline, ("", "")
         environ = pipeline.environ("detector", ALERTS_TOPIC=ALERTS_TOPIC)
-        start = partial(Service, ROOT / "detector", environ | {"CONSUMER_GROUP": SMURFING_GROUP}, SMURFING, "smurfing")
-        self.services = (
-            Restarted(start),
-            Restarted(partial(Service, ROOT / "alerter", environ | {"CONSUMER_GROUP": ALERTER_GROUP})),
-        )
+        find = partial(Service, ROOT / "detector", environ | {"CONSUMER_GROUP": SMURFING_GROUP}, SMURFING, "smurfing")
+        tell = partial(Service, ROOT / "alerter", environ | {"CONSUMER_GROUP": ALERTER_GROUP})
+        self.services = [stack.enter_context(Restarted(service)) for service in (find, tell)]
         wait_until(lambda: is_ready(pipeline), 120, lambda: self.services[0].log)
         self.started = time.monotonic()
 
@@ -85,11 +83,6 @@ class Attack:
     def see(self) -> None:
         """Print what has become of the rings. Raises LookupError if that is wrong, TimeoutError and KafkaError."""
         see(self.pipeline, *(self.receivers if self.receivers[0] else send(self.pipeline)))
-
-    def close(self) -> None:
-        """End the services."""
-        for service in self.services:
-            service.end()
 
 
 def run(console: Console, seconds: float, svg: str | None, png: str | None, port: int, alerts: bool) -> bool:
@@ -104,7 +97,7 @@ def run(console: Console, seconds: float, svg: str | None, png: str | None, port
             wait_for_topics(pipeline, detector)
             with closing(Observer(pipeline, from_start=True)) as observer, ExitStack() as stack:
                 with closing(Malformed(pipeline)) as malformed:
-                    attack = stack.enter_context(closing(Attack(pipeline))) if alerts else None
+                    attack = Attack(pipeline, stack) if alerts else None
                     senders = (malformed, attack) if attack else (malformed,)
                     services = (generator, detector, *(attack.services if attack else ()))
                     show(observer, console, seconds, senders, services, page)

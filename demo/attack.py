@@ -21,7 +21,7 @@ from embedded.service import wait_until
 
 CANDIDATES = "streaming.smurfing.candidates"
 SMURFING_GROUP, ALERTER_GROUP = "smurfing-detector", "alerter"
-SECONDS = 60
+SECONDS = 180
 """How long the alert may take."""
 
 
