@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from embedded import records
 from embedded.records import Record
@@ -70,13 +71,24 @@ class Pipeline:
             yield client
 
     def create(self, *topics: str, partitions: int | None = None, **configs: str) -> None:
-        """Create topics; in the names of their configs, _ stands for a dot."""
+        """Create topics; in the names of their configs, _ stands for a dot. Raises KafkaError if one exists."""
         options = {
             "num_partitions": partitions or self.partitions,
             "configs": {name.replace("_", "."): value for name, value in configs.items()},
         }
+
+        def create_missing() -> bool:
+            if missing := set(topics) - set(admin.list_topics()):
+                admin.create_topics(dict.fromkeys(missing, options), wait_for_metadata=True)
+            return True
+
         with self.admin() as admin:
-            admin.create_topics(dict.fromkeys(topics, options), wait_for_metadata=True)
+            try:
+                admin.create_topics(dict.fromkeys(topics, options), wait_for_metadata=True)
+            except TopicAlreadyExistsError:
+                raise
+            except KafkaError:  # a broker that is just coming back refuses for a while
+                wait_until(create_missing, 120)
 
     # --- its services ---
 
