@@ -202,8 +202,8 @@ def main() -> int:
             if arguments.web:
                 console.print(f"The page is at http://localhost:{arguments.web}", highlight=False)
             console.print("Starting Kafka ...")
-            a = arguments
-            return 0 if run(console, a.duration, a.svg, a.png, a.web, a.alerts) else 1
+            shown = arguments.svg, arguments.png, arguments.web
+            return 0 if run(console, arguments.duration, *shown, arguments.alerts) else 1
         with closing(Observer(Pipeline.of_compose(arguments.broker), from_start=False)) as observer:
             watch(observer, console, f"{arguments.broker}, since now", lambda: True)
     except (KafkaError, LookupError, TimeoutError, JarError, PageError, ServerError, ServiceError) as error:

@@ -77,8 +77,7 @@ def test_every_candidate_has_a_figure_or_a_reason(results: dict[str, Any]) -> No
     """What needs no other library has been measured; a peer that is not installed is listed as such."""
     measured = rows(results, "throughput-usual")
     assert set(measured) == {*ALWAYS_THERE, *PEERS}
-    for candidate in ALWAYS_THERE:
-        is_measured(measured[candidate])
+    assert any([is_measured(measured[candidate]) for candidate in ALWAYS_THERE])
     for candidate, package in PEERS.items():
         assert bool(measured[candidate]["medians"]) != bool(measured[candidate]["reason"])
         if package:
@@ -118,7 +117,9 @@ def test_the_streams_are_what_they_say() -> None:
 
 def test_latency_has_its_cost_and_the_cold_start(results: dict[str, Any]) -> None:
     """The figures fit together, for each candidate and the generator."""
-    for row in filter(is_measured, rows(results, "latency").values()):
+    measured = list(filter(is_measured, rows(results, "latency").values()))
+    assert measured
+    for row in measured:
         m = row["medians"]
         assert 0 < m["p50_ms"] <= m["p90_ms"] <= m["p99_ms"] <= m["max_ms"], row
         assert m["cpu_percent"] > 0
@@ -132,8 +133,7 @@ def test_detectors_share_and_take_over(results: dict[str, Any]) -> None:
     measured = rows(results, "scale")
     assert list(measured) == ["1 on 1", "2 on 2", "2 on 2, one of them stopped"]
     *shared, takeover = measured.values()
-    for row in shared:
-        is_measured(row)
+    assert any([is_measured(row) for row in shared])
     assert not is_measured(takeover) or takeover["medians"]["takeover_seconds"] < 120
 
 
