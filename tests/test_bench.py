@@ -77,7 +77,8 @@ def test_every_candidate_has_a_figure_or_a_reason(results: dict[str, Any]) -> No
     """What needs no other library has been measured; a peer that is not installed is listed as such."""
     measured = rows(results, "throughput-usual")
     assert set(measured) == {*ALWAYS_THERE, *PEERS}
-    assert any([is_measured(measured[candidate]) for candidate in ALWAYS_THERE])
+    have_figures = [is_measured(measured[candidate]) for candidate in ALWAYS_THERE]
+    assert any(have_figures)
     for candidate, package in PEERS.items():
         assert bool(measured[candidate]["medians"]) != bool(measured[candidate]["reason"])
         if package:
@@ -133,7 +134,8 @@ def test_detectors_share_and_take_over(results: dict[str, Any]) -> None:
     measured = rows(results, "scale")
     assert list(measured) == ["1 on 1", "2 on 2", "2 on 2, one of them stopped"]
     *shared, takeover = measured.values()
-    assert any([is_measured(row) for row in shared])
+    have_figures = [is_measured(row) for row in shared]
+    assert any(have_figures)
     assert not is_measured(takeover) or takeover["medians"]["takeover_seconds"] < 120
 
 
