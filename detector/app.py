@@ -7,24 +7,25 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import KafkaError
 
-from batches import encode
-from branching import Branches, RecordTooLarge, branch
+from branching import branch
 from client import connect
-from consumer import Consumer, Portion
+from consumer import Consumer
+from portion import Portion, Transaction
 from producer import Producer
 from progress import Progress
 from remedies import explain
-from report import Report, Written, set_up_logging
+from report import Report, set_up_logging
 from rule import ROUTES
 from settings import ConfigurationError, Settings
 from signals import Signals
 from topics import prepare_topics
-from unpacking import Chunk
 
 CLOSE_SECONDS = 3
 
@@ -69,47 +70,40 @@ class Detector:
             self.outputs = prepare_topics(admin, self.settings)
 
     def run(self) -> None:
-        """Work until signalled. Raises ConfigurationError and KafkaError; the current portion is then not committed."""
+        """Work until signalled. Raises ConfigurationError and KafkaError; what is not yet committed is read again.
+
+        While Kafka commits what follows from one portion, the next one is processed, in a thread of its own.
+        """
+        processor = ThreadPoolExecutor(max_workers=1)
+        transaction: Transaction | None = None
         while not self.signals.stopping:
-            portion = self.consumer.read()
-            if portion.next_offsets or portion.chunks:
-                self.process(portion)
+            try:
+                portion = self.consumer.read(wait=not transaction)
+            except KafkaError:
+                if transaction:
+                    with suppress(KafkaError):
+                        self.commit(transaction)
+                raise
+            processing = processor.submit(self.process, portion)
+            # After a rebalance has begun, the transaction is dropped: its records are read again, by whoever owns them.
+            if transaction and transaction.group == portion.group:
+                self.commit(transaction)
+            transaction = processing.result()
             self.report.tick()
-        self.report.tick(is_last=True)
 
-    def process(self, portion: Portion) -> None:
-        """Write a portion in a transaction. Commits the records before an oversized one, then raises RecordTooLarge."""
-        written, too_large, start = Written(), None, time.monotonic()
-        with self.producer.transaction(portion):
-            for partition, chunks in portion.chunks.items():
-                try:
-                    self.write(partition, chunks, written)
-                except RecordTooLarge as error:
-                    portion.next_offsets[partition] = error.offset
-                    too_large = error
-        self.report.counts += written.counts
+    def commit(self, transaction: Transaction) -> None:
+        """Write and commit a transaction, and count it. Raises KafkaError, and afterwards the transaction's error."""
+        start = time.monotonic()
+        self.producer.commit(transaction)
+        self.report.counts += transaction.counts
         if self.metrics:
-            self.metrics.observe(written, time.monotonic() - start)
-        if too_large:
-            raise too_large
+            self.metrics.observe(transaction, time.monotonic() - start)
+        if transaction.error:
+            raise transaction.error
 
-    def write(self, source: TopicPartition, chunks: list[Chunk], written: Written) -> None:
-        """Write records to their topics, each in its partition. Raises RecordTooLarge after writing those before it."""
-        branches: Branches = {route: [] for route in self.outputs}
-        try:
-            for chunk in chunks:
-                branch(chunk, *source, self.outputs, branches, written.reasons)
-                time.sleep(0)  # lets the client's thread take what Kafka has answered
-        finally:
-            for route, records in branches.items():
-                written.counts[route] += len(records)
-                output = self.outputs[route]
-                for batch in encode(records, output.max_message_bytes):
-                    written.timestamps.append(batch.base_timestamp)
-                    self.producer.write(output.topic, source.partition, batch)
-                records.clear()
-        for chunk in chunks:
-            chunk.records.clear()  # the batches hold copies; the originals may be large
+    def process(self, portion: Portion) -> Transaction | None:
+        """Return what follows from a portion, if anything. Raises BatchError."""
+        return branch(portion, self.outputs) if portion.next_offsets else None
 
     def close(self) -> None:
         """Leave the group. The producer ends with the process: closing it would retry what has just failed."""
@@ -127,9 +121,12 @@ def main(service: Callable[..., Any] = Detector, read_settings: Callable[..., Se
     try:
         settings = read_settings(os.environ)
         log.info("Starting with %s", settings)
-        detector = service(settings, signals)
-        detector.run()
-        log.info("Stopping: %s", dict(detector.report.counts))
+        with suppress(SystemExit):  # signalled while it was connecting
+            detector = service(settings, signals)
+            detector.run()
+        if detector:
+            detector.report.tick(is_last=True)
+            log.info("Stopping: %s", dict(detector.report.counts))
         exit_code = 0
     except ConfigurationError as error:
         log.error("%s", error)

@@ -11,7 +11,8 @@ https://kafka.apache.org/documentation/#messageformat specifies it.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from unpacking import HEADER, MAX_RECORD_BYTES, Chunk, record_head
@@ -33,13 +34,15 @@ class Record(NamedTuple):
     """Index of the header count within the content."""
 
 
-class OutputBatch(NamedTuple):
-    """A batch to be written: room for the header, which the client fills in, and the records."""
+@dataclass
+class OutputBatch:
+    """A batch to be written."""
 
-    data: bytearray
-    record_count: int
     base_timestamp: int
     max_timestamp: int
+    record_count: int = 0
+    data: bytearray = field(default_factory=lambda: bytearray(HEADER.size))
+    """Room for the header, which the client fills in, and the records."""
 
 
 def decode(chunk: Chunk) -> list[Record]:
@@ -70,13 +73,13 @@ def decode(chunk: Chunk) -> list[Record]:
 def usual_record(value: bytes) -> re.Pattern[bytes]:
     """Compile the pattern of a whole record without key and headers, whose value has this pattern.
 
-    Its groups are the record's length, timestamp delta, offset delta, content, and the value's length; those of the
-    value follow. It matches values up to 8 KiB, and does not check the lengths: compare them with VARINT.
+    Its groups are the record's length, what that counts, the timestamp delta, the content, and the value's length;
+    those of the value follow. It matches values up to 8 KiB. It does not check lengths: compare them with VARINT.
     """
-    varint = rb"[\x80-\xff]{0,%d}[\x00-\x7f]"
+    varint = rb"[\x80-\xff]{0,%d}+[\x00-\x7f]"  # {}+ and ++ give nothing back, which saves a tenth of the time
     length, null, none = varint % 1, rb"\x01", rb"\x00"
     content = rb"%b(%b)%b%b" % (null, length, value, none)
-    return re.compile(rb"(%b)\x00(%b)(%b)(%b)" % (length, varint % 4, varint % 4, content), re.DOTALL)
+    return re.compile(rb"(%b)(\x00(%b)%b(%b))" % (length, varint % 4, varint % 4, content), re.DOTALL)
 
 
 # --- from records to bytes ---
@@ -98,30 +101,36 @@ def batch_bytes(content: Bytes) -> int:
     return HEADER.size + len(VARINT[length]) + length
 
 
-def encode(records: Sequence[tuple[int, Bytes]], max_bytes: int) -> Iterator[OutputBatch]:
-    """Yield batches of these records, each a (timestamp, content) pair, in order. No batch exceeds max_bytes.
+def encode(
+    records: Sequence[tuple[int, Bytes]], max_bytes: int, batches: list[OutputBatch] | None = None
+) -> list[OutputBatch]:
+    """Append these records, each a (timestamp, content) pair, in order to the last of the batches, and return them all.
 
-    Each record must fit on its own (see batch_bytes).
+    A new batch begins where one would exceed max_bytes. Each record must fit on its own (see batch_bytes).
     """
-    for run in _runs(records, max_bytes - HEADER.size):
-        base_timestamp = run[0][0]
-        parts: list[Bytes] = [bytes(HEADER.size)]
-        for index, (timestamp, content) in enumerate(run):
-            timestamp_delta, offset_delta = VARINT[timestamp - base_timestamp], VARINT[index]
-            length = VARINT[1 + len(timestamp_delta) + len(offset_delta) + len(content)]
-            parts += (length, b"\0", timestamp_delta, offset_delta, content)
-        yield OutputBatch(bytearray().join(parts), len(run), base_timestamp, max(timestamp for timestamp, _ in run))
-
-
-def _runs(records: Sequence[tuple[int, Bytes]], max_bytes: int) -> Iterator[Sequence[tuple[int, Bytes]]]:
-    start = size = 0
-    for index, (_, content) in enumerate(records):
-        size += len(content) + RECORD_FRAMING
-        if size > max_bytes and index > start:
-            yield records[start:index]
-            start, size = index, len(content) + RECORD_FRAMING
-    if records:
-        yield records[start:]
+    batches = [] if batches is None else batches
+    if not records:
+        return batches
+    timestamps, contents = zip(*records, strict=True)
+    if not batches:
+        batches.append(OutputBatch(timestamps[0], timestamps[0]))
+    batch = batches[-1]
+    if len(batch.data) + sum(map(len, contents)) + RECORD_FRAMING * len(records) > max_bytes:
+        if middle := len(records) // 2:
+            encode(records[:middle], max_bytes, batches)
+            return encode(records[middle:], max_bytes, batches)
+        if batch.record_count:
+            batch = OutputBatch(timestamps[0], timestamps[0])
+            batches.append(batch)
+    parts: list[Bytes] = []
+    for index, (timestamp, content) in enumerate(records, batch.record_count):
+        timestamp_delta, offset_delta = VARINT[timestamp - batch.base_timestamp], VARINT[index]
+        length = VARINT[1 + len(timestamp_delta) + len(offset_delta) + len(content)]
+        parts += (length, b"\0", timestamp_delta, offset_delta, content)
+    batch.data += b"".join(parts)
+    batch.record_count += len(records)
+    batch.max_timestamp = max(batch.max_timestamp, *timestamps)
+    return batches
 
 
 def encode_one(offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> bytearray:

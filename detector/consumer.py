@@ -3,22 +3,23 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from client import connect, read_whole_batches
+from portion import Portion
 from settings import Settings
 from signals import Signals
 from unpacking import Chunk, chunks
 from varints import BatchError
 
-FETCH_BYTES = 1536 * 1024
+FETCH_BYTES = 2 * 1024 * 1024
 """The most a fetch returns, unless a single batch is larger."""
 
-PACE_SECONDS = 0.02
+PACE_SECONDS = 0.025
 """The minimum time between two polls. At low rates each poll becomes a transaction, whose cost is its six requests, not
 its records. With a backlog a transaction takes longer anyway."""
 
@@ -33,15 +34,6 @@ POLL_MS = 500
 ANSWER_MS = 20_000
 
 log = logging.getLogger("detector")
-
-
-class Portion(NamedTuple):
-    """The input of one transaction."""
-
-    chunks: dict[TopicPartition, list[Chunk]]
-    next_offsets: dict[TopicPartition, int]
-    """What to commit. It can advance without records: past markers and aborted records."""
-    group: ConsumerGroupMetadata
 
 
 class Consumer:
@@ -90,9 +82,12 @@ class Consumer:
         if unknown:
             raise KafkaError(f"the partitions of {', '.join(unknown)} are not known")
 
-    def read(self) -> Portion:
-        """Return the next portion, empty if there is nothing to read or during a rebalance. Raises KafkaError."""
-        batches = {} if self.unread else self._poll()
+    def read(self, wait: bool = True) -> Portion:
+        """Return the next portion, empty if there is nothing to read or during a rebalance. Raises KafkaError.
+
+        Waits up to POLL_MS for records, unless told not to.
+        """
+        batches = {} if self.unread else self._poll(wait)
         group = self.client.group_metadata()
         if not self._is_stable(group):
             self.unread = self.generation = None
@@ -112,9 +107,12 @@ class Consumer:
         self.next_offsets |= next_offsets
         return Portion(taken, next_offsets, group)
 
-    def _poll(self) -> dict[TopicPartition, list[Any]]:
-        time.sleep(max(0.0, self.polled_at + PACE_SECONDS - time.monotonic()))
-        batches: dict[TopicPartition, list[Any]] = self.client.poll(timeout_ms=POLL_MS)
+    def _poll(self, wait: bool) -> dict[TopicPartition, list[Any]]:
+        pause = max(0.0, self.polled_at + PACE_SECONDS - time.monotonic())
+        if pause and not wait:
+            return {}
+        time.sleep(pause)
+        batches: dict[TopicPartition, list[Any]] = self.client.poll(timeout_ms=POLL_MS if wait else 0)
         self.polled_at = time.monotonic()
         return batches
 

@@ -13,8 +13,8 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import MetricsHandler
 
+from portion import Transaction
 from progress import Progress
-from report import Written
 from rule import ROUTES
 from settings import ConfigurationError
 
@@ -55,19 +55,19 @@ class Metrics:
         REGISTRY.register(self)
         serve(port)
 
-    def observe(self, written: Written, seconds: float) -> None:
+    def observe(self, transaction: Transaction, seconds: float) -> None:
         """Count a committed transaction that took this many seconds."""
         now = time.time()
         self.last_commit.set(now)
         self.transactions.inc()
         self.seconds.observe(seconds)
-        self.batch.observe(written.counts.total())
-        for route, count in written.counts.items():
+        self.batch.observe(transaction.counts.total())
+        for route, count in transaction.counts.items():
             self.records.labels(route).inc(count)
-        for reason, count in Tally(reason.partition(":")[0] for reason in written.reasons).items():
+        for reason, count in Tally(reason.partition(":")[0] for reason in transaction.reasons).items():
             self.dead_letters.labels(reason).inc(count)
-        for timestamp in written.timestamps:
-            self.age.observe(max(0.0, now - timestamp / 1000))
+        for _, batch in transaction.batches:
+            self.age.observe(max(0.0, now - batch.base_timestamp / 1000))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what is looked up only when a scraper asks."""

@@ -1,16 +1,15 @@
 """The output: batches written in transactions, each of which also commits the offsets of its input."""
 
 import signal
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import closing, suppress
 
 from kafka import KafkaAdminClient, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata
 
-from batches import OutputBatch
-from client import WrittenBatch, begin_transaction, connect, write_whole_batch
-from consumer import Portion
+from client import begin_transaction, connect, write_whole_batch
+from portion import Transaction
 from settings import Settings
 from signals import Signals
 from topics import open_partitions
@@ -47,7 +46,6 @@ class Producer:
             delivery_timeout_ms=6000,
             max_block_ms=6000,
         )
-        self.written: list[WrittenBatch] = []
         self.previous: set[TopicPartition] = set()
         with suppress(KafkaTimeoutError):  # on a new cluster Kafka creates an internal topic first
             self.client.init_transactions()
@@ -67,34 +65,21 @@ class Producer:
         self.client.abort_transaction()
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    @contextmanager
-    def transaction(self, portion: Portion) -> Iterator[None]:
-        """Commit what is written in the block, and the portion's offsets, together or not at all. Raises KafkaError.
+    def commit(self, transaction: Transaction) -> None:
+        """Write and commit. Raises KafkaError.
 
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
         signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # the calls below have no timeout of their own
+        offsets = {partition: OffsetAndMetadata(offset) for partition, offset in transaction.next_offsets.items()}
         # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
-        # _abort_again), this one's does. The offsets come before the records, so that Kafka answers while these are
-        # processed.
-        offsets = _offsets(portion)
-        begun = begin_transaction(self.client, self.previous, offsets, portion.group)
-        yield
+        # _abort_again), this one's does.
+        begun = begin_transaction(self.client, self.previous, offsets, transaction.group)
+        written = [write_whole_batch(self.client, *target, batch) for target, batch in transaction.batches]
         begun.wait()
-        if _offsets(portion) != offsets:  # only a part can be written
-            self.client.send_offsets_to_transaction(_offsets(portion), portion.group)
         self.client.flush(timeout=FLUSH_SECONDS)
-        for batch in self.written:
+        for batch in written:
             batch.check()  # neither flush nor commit raises if a batch failed
         self.client.commit_transaction()
-        self.previous = {batch.topic_partition for batch in self.written}
-        self.written.clear()
+        self.previous = {batch.topic_partition for batch in written}
         signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def write(self, topic: str, partition: int, batch: OutputBatch) -> None:
-        """Write a batch within the transaction."""
-        self.written.append(write_whole_batch(self.client, topic, partition, batch))
-
-
-def _offsets(portion: Portion) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {partition: OffsetAndMetadata(offset) for partition, offset in portion.next_offsets.items()}

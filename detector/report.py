@@ -4,7 +4,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from progress import Progress
@@ -12,18 +11,6 @@ from progress import Progress
 REPORT_SECONDS = 5
 
 log = logging.getLogger("detector")
-
-
-@dataclass
-class Written:
-    """What a transaction has written."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    """The number of records per route."""
-    reasons: list[str] = field(default_factory=list)
-    """The reasons of the dead letters."""
-    timestamps: list[int] = field(default_factory=list)
-    """The timestamp of the first record of each batch, in milliseconds since 1970."""
 
 
 class Report:

@@ -24,8 +24,8 @@ LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead_letter"
 ROUTES = (LEGIT, FRAUD, DEAD_LETTER)
 
 USUAL_FORM = (
-    rb'\{"source": ?"[^"\\\x00-\x1f\x80-\xff]+", ?"target": ?"[^"\\\x00-\x1f\x80-\xff]+",'
-    rb' ?"amount": ?([1-9][0-9]{0,14}(?:\.[0-9]+)?), ?"currency": ?"[A-Za-z]{3}"\}'
+    rb'\{"source": ?+"[^"\\\x00-\x1f\x80-\xff]++", ?+"target": ?+"[^"\\\x00-\x1f\x80-\xff]++",'
+    rb' ?+"amount": ?+([1-9][0-9]{0,14}+(?:\.[0-9]++)?+), ?+"currency": ?+"[A-Za-z]{3}"\}'
 )
 """Most transactions: they need no decoding. ASCII without escapes; amounts from 1 on, without an exponent."""
 _USUAL_FORM = re.compile(USUAL_FORM)

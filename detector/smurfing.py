@@ -20,7 +20,8 @@ from kafka.partitioner.default import murmur2
 from app import Detector, log, main
 from batches import Record, decode, encode
 from client import connect
-from consumer import Consumer, Portion
+from consumer import Consumer
+from portion import Portion, Transaction
 from rings import GRACE_MS, HOUR_MS, Receivers, Ring, Transfer, parse_transfer
 from settings import Settings, read_variable
 from signals import Signals
@@ -99,21 +100,22 @@ class SmurfingDetector(Detector):
         self.receivers = {partition: Receivers(self.rule.sources, self.rule.window_ms) for partition in own}
         log.info("The candidates of %d partitions are counted again, up to the committed offsets", len(own))
 
-    def process(self, portion: Portion) -> None:
-        """Write what follows from a portion: nothing while its records are only counted again."""
-        written: dict[tuple[str, int], list[tuple[int, Bytes]]] = defaultdict(list)
+    def process(self, portion: Portion) -> Transaction | None:
+        """Return what follows from a portion: nothing while its records are only counted again."""
+        transaction = Transaction(portion.next_offsets, portion.group)
+        written: dict[TopicPartition, list[tuple[int, Bytes]]] = defaultdict(list)
         for source, chunks in portion.chunks.items():
             is_fraud = source.topic == self.frauds
             records = [record for chunk in chunks for record in decode(chunk)]
-            self.report.counts["frauds" if is_fraud else "candidates"] += len(records)
+            transaction.counts["frauds" if is_fraud else "candidates"] += len(records)
             for topic, key, timestamp, rest in self.forward(records) if is_fraud else self.count(source, records):
                 partition = (murmur2(key) & 0x7FFFFFFF) % self.partitions[topic]  # as Kafka's own clients do
-                written[topic, partition].append((timestamp, b"".join((VARINT[len(key)], key, rest))))
-        if portion.next_offsets:
-            with self.producer.transaction(portion):
-                for (topic, partition), contents in written.items():
-                    for batch in encode(contents, self.limits[topic]):
-                        self.producer.write(topic, partition, batch)
+                content = b"".join((VARINT[len(key)], key, rest))
+                written[TopicPartition(topic, partition)].append((timestamp, content))
+                transaction.counts["alerts"] += topic == self.alerts
+        for target, contents in written.items():
+            transaction.batches += ((target, batch) for batch in encode(contents, self.limits[target.topic]))
+        return transaction if portion.next_offsets else None
 
     def forward(self, records: Iterable[Record]) -> Iterator[Consequence]:
         """Yield the candidates among frauds."""
@@ -128,7 +130,6 @@ class SmurfingDetector(Detector):
             if transfer := parse_transfer(record.value, self.rule.amount):
                 rings = self.receivers[source].add(transfer, record.timestamp)
                 for ring in rings if record.offset >= self.committed[source] else ():
-                    self.report.counts["alerts"] += 1
                     yield self.alerts, transfer.target, int(time.time() * 1000), self.alert(transfer, ring)
 
     def alert(self, transfer: Transfer, ring: Ring) -> bytes:

@@ -4,6 +4,7 @@ No detector on this client can be faster, unless it merges batches."""
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "detector"))
@@ -12,18 +13,22 @@ from kafka import TopicPartition
 
 import app
 from batches import OutputBatch
-from report import Written
-from unpacking import HEADER, Chunk
+from branching import Output
+from portion import Portion, Transaction
+from unpacking import HEADER
 
 
-def hand_on(detector: app.Detector, source: TopicPartition, chunks: list[Chunk], written: Written) -> None:
-    """Write each chunk as it is to the topic of legit transactions."""
-    output = detector.outputs["legit"]
-    for chunk in chunks:
-        times = (chunk.base_timestamp, chunk.base_timestamp)
-        batch = OutputBatch(bytearray(HEADER.size) + chunk.records, chunk.record_count, *times)
-        detector.producer.write(output.topic, source.partition, batch)
+def hand_on(portion: Portion, outputs: Mapping[str, Output]) -> Transaction:
+    """Return a transaction that writes each chunk as it is to the topic of legit transactions."""
+    transaction = Transaction(portion.next_offsets, portion.group)
+    for source, chunks in portion.chunks.items():
+        target = TopicPartition(outputs["legit"].topic, source.partition)
+        for chunk in chunks:
+            data = bytearray(HEADER.size) + chunk.records
+            batch = OutputBatch(chunk.base_timestamp, chunk.base_timestamp, chunk.record_count, data)
+            transaction.batches.append((target, batch))
+    return transaction
 
 
-app.Detector.write = hand_on
+app.branch = hand_on
 os._exit(app.main())

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
@@ -15,7 +16,7 @@ import batches
 import branching
 import unpacking
 from batches import add_headers, decode, encode, encode_one
-from branching import Output, branch
+from branching import Output, branch_chunk
 from rule import ROUTES
 from unpacking import HEADER, Chunk, chunks
 from varints import VARINT, BatchError, read_varint
@@ -139,16 +140,30 @@ def test_a_batch_is_cut_into_chunks(records: list[Written], codec: int, max_byte
     assert [chunk.next_offset for chunk in cut] == [decode(chunk)[-1].offset + 1 for chunk in cut]
 
 
-@given(written(), st.integers(300, 2000))
-def test_what_is_encoded_the_client_reads_back(records: list[Written], max_bytes: int) -> None:
-    """Output batches hold the records in their order, and none is larger than allowed but for a single record."""
+@given(written(), st.integers(300, 2000), st.integers(0, 10))
+def test_what_is_encoded_the_client_reads_back(records: list[Written], max_bytes: int, first: int) -> None:
+    """Output batches hold the records in their order, and none is larger than allowed but for a single record.
+
+    It does not matter in how many parts they come.
+    """
     (chunk,) = chunks(build(records, 0, records[0].offset), 0)
-    output = [finished(batch) for batch in encode([(r.timestamp, r.content) for r in decode(chunk)], max_bytes)]
-    found = [record for data in output for record in read_by_client(data)]
+    contents = [(record.timestamp, record.content) for record in decode(chunk)]
+    output = encode(contents[first:], max_bytes, encode(contents[:first], max_bytes))
+    found = [record for batch in output for record in read_by_client(finished(batch))]
     assert [record[1:] for record in found] == [record[1:] for record in records]
-    for data in output:
-        assert len(data) <= max_bytes or len(read_by_client(data)) == 1
-        assert [record.offset for record in read_by_client(data)] == list(range(len(read_by_client(data))))
+    for batch in output:
+        alone = read_by_client(finished(batch))
+        assert len(batch.data) <= max_bytes or len(alone) == 1
+        assert [record.offset for record in alone] == list(range(len(alone)))
+        assert batch.max_timestamp == max(record.timestamp for record in alone)
+
+
+def test_a_batch_is_filled() -> None:
+    """Records that do not all fit begin a new batch only where the batch is full, in whatever parts they come."""
+    record = (0, bytes(VARINT[-1] + VARINT[50] + b"x" * 50 + VARINT[0]))
+    output = encode([record] * 700, 10_000, encode([record] * 100, 10_000))
+    assert sum(batch.record_count for batch in output) == 800
+    assert all(9900 < len(batch.data) <= 10_000 for batch in output[:-1])
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5))
@@ -195,15 +210,15 @@ def record_bytes(value: bytes, timestamp_delta: int = 0, offset_delta: int = 0) 
     return VARINT[len(body)] + body
 
 
-def branched(chunk: Chunk, *, fast: bool) -> dict[str, list[tuple[int, bytes]]] | None:
-    """Return where the records go, with or without the short cut; None where the chunk cannot be read."""
-    branches = {route: [] for route in ROUTES}
+def branched(chunk: Chunk, *, fast: bool) -> dict[str, list[batches.OutputBatch]] | None:
+    """Return what is written to each route, with or without the short cut; None where the chunk cannot be read."""
+    written: dict[str, list[batches.OutputBatch]] = {route: [] for route in ROUTES}
     try:
-        with patch.object(branching, "_branch_usual", branching._branch_usual if fast else lambda *_: False):
-            branch(chunk, "topic", 0, OUTPUTS, branches, [])
+        with patch.object(branching, "_find_usual", branching._find_usual if fast else lambda *_: False):
+            branch_chunk(chunk, TopicPartition("topic", 0), OUTPUTS, written, [])
     except BatchError:
         return None
-    return {route: [(time, bytes(content)) for time, content in records] for route, records in branches.items()}
+    return written
 
 
 VALUES = st.one_of(
@@ -243,7 +258,7 @@ def test_the_short_cut_is_taken() -> None:
     with patch.object(branching, "decode", side_effect=AssertionError):
         found = branched(chunk, fast=True)
     assert found is not None
-    assert [len(found[route]) for route in ROUTES] == [2, 1, 0]
+    assert [[batch.record_count for batch in found[route]] for route in ROUTES] == [[2], [1], []]
 
 
 def has_high_attributes(body: bytes, record_count: int) -> bool:

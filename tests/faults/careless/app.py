@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "detector"))
 import app
 import client
 import consumer
+from portion import Portion
 
 read = consumer.Consumer.read
 CARELESS = os.environ["CARELESS"].split()
@@ -19,9 +20,9 @@ if "unchecked" in CARELESS:  # does not look at what became of its batches
 
 if "slow" in CARELESS:  # makes the moment between reading and writing long enough to hit
 
-    def read_slowly(self: consumer.Consumer) -> consumer.Portion:
+    def read_slowly(self: consumer.Consumer, wait: bool) -> Portion:
         """Read, and pause."""
-        portion = read(self)
+        portion = read(self, wait)
         if portion.chunks:
             print("Between reading and writing", flush=True)
             time.sleep(1.5)
@@ -40,9 +41,9 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
 
     consumer.Consumer._rewind = stay
 
-    def read_unfenced(self: consumer.Consumer) -> consumer.Portion:
+    def read_unfenced(self: consumer.Consumer, wait: bool) -> Portion:
         """Read, and give the group's name alone."""
-        portion = slowly(self)
+        portion = slowly(self, wait)
         return portion._replace(group=portion.group.group_id)
 
     consumer.Consumer.read = read_unfenced
