@@ -17,7 +17,7 @@ done
 kafka acls --add --allow-principal User:generator --operation Write --topic "$TRANSACTIONS_TOPIC"
 kafka acls --add --allow-principal User:detector --operation Read --topic "$TRANSACTIONS_TOPIC" --group "$CONSUMER_GROUP"
 kafka acls --add --allow-principal User:detector --operation Create --operation DescribeConfigs --operation Write \
-  --topic "$LEGIT_TOPIC" --topic "$FRAUD_TOPIC" --topic "$DEAD_LETTER_TOPIC"
+  --topic ${OUTPUT_TOPICS// / --topic }
 # Each instance has a transactional id of its own, the group's name and its host's.
 kafka acls --add --allow-principal User:detector --operation Write \
   --transactional-id "$CONSUMER_GROUP-" --resource-pattern-type prefixed

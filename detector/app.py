@@ -12,11 +12,10 @@ from contextlib import closing, suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.errors import KafkaError
 
 from branching import branch
 from client import connect
-from consumer import Consumer
+from consumer import PORTION_BYTES, Consumer
 from portion import Portion, Transaction
 from producer import Producer
 from progress import Progress
@@ -29,13 +28,15 @@ from topics import prepare_topics
 
 CLOSE_SECONDS = 3
 
+LARGE_BYTES = 4 * PORTION_BYTES  # a larger transaction is committed before more is read: two take too much memory
+
 log = logging.getLogger("detector")
 
 
 class Detector:
     """Reads the input in portions, and writes each in a transaction to the topics where its records belong."""
 
-    counted: Sequence[str] = ROUTES
+    counted: Sequence[str] = tuple(ROUTES)
     """What the report shows."""
 
     def __init__(self, settings: Settings, signals: Signals) -> None:
@@ -79,17 +80,20 @@ class Detector:
         while not self.signals.stopping:
             try:
                 portion = self.consumer.read(wait=not transaction)
-            except KafkaError:
-                if transaction:
-                    with suppress(KafkaError):
-                        self.commit(transaction)
+            except Exception:
+                # What precedes the error goes on first.
+                if transaction and transaction.group == self.consumer.client.group_metadata():
+                    self.commit(transaction)
                 raise
             processing = processor.submit(self.process, portion)
-            # After a rebalance has begun, the transaction is dropped: its records are read again, by whoever owns them.
+            # In a rebalance the transaction is dropped: its records are read again, by whoever owns them then.
             if transaction and transaction.group == portion.group:
                 self.commit(transaction)
-            transaction = processing.result()
             self.report.tick()
+            transaction = processing.result()
+            if transaction and transaction.size > LARGE_BYTES:
+                self.commit(transaction)
+                transaction = None
 
     def commit(self, transaction: Transaction) -> None:
         """Write and commit a transaction, and count it. Raises KafkaError, and afterwards the transaction's error."""
@@ -113,7 +117,7 @@ class Detector:
 def main(service: Callable[..., Any] = Detector, read_settings: Callable[..., Settings] = Settings.from_env) -> int:
     """Run a service. Return the exit code: 0 after a signal, 1 if Kafka failed, 2 for bad configuration."""
     set_up_logging()
-    # The client sends in a thread of its own. With less frequent switching, the two threads wait less for each other.
+    # The client has threads of its own. With less frequent switching, the threads wait less for each other.
     sys.setswitchinterval(0.05)
     # A portion makes about 100,000 short-lived objects; the cyclic collector took a tenth of the run time.
     gc.set_threshold(200_000)

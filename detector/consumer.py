@@ -20,8 +20,8 @@ FETCH_BYTES = 2 * 1024 * 1024
 """The most a fetch returns, unless a single batch is larger."""
 
 PACE_SECONDS = 0.025
-"""The minimum time between two polls. At low rates each poll becomes a transaction, whose cost is its six requests, not
-its records. With a backlog a transaction takes longer anyway."""
+"""The minimum time between two polls, unless there is a backlog. At low rates each poll becomes a transaction, whose
+cost is its six requests, not its records."""
 
 PORTION_BYTES, PORTION_RECORDS = FETCH_BYTES, 30_000
 """A portion ends with the chunk that reaches one of these, counted as decompressed. This bounds the
@@ -72,7 +72,7 @@ class Consumer:
         read_whole_batches(self.client)
         self.unread: Iterator[tuple[TopicPartition, Chunk]] | None = None  # the rest of a fetch
         self.generation: tuple[int, str] | None = None  # None during a rebalance
-        self.polled_at = self.stable_at = time.monotonic()
+        self.polled_at, self.stable_at = 0.0, time.monotonic()
         self.next_offsets: dict[TopicPartition, int] = {}  # after the last portion
         self.positions: dict[TopicPartition, int] = {}  # where the next fetch begins
         self.client.subscribe(topics)
@@ -83,9 +83,9 @@ class Consumer:
             raise KafkaError(f"the partitions of {', '.join(unknown)} are not known")
 
     def read(self, wait: bool = True) -> Portion:
-        """Return the next portion, empty if there is nothing to read or during a rebalance. Raises KafkaError.
+        """Return the next portion, empty in a rebalance or if there is nothing to read (within POLL_MS, if to wait).
 
-        Waits up to POLL_MS for records, unless told not to.
+        Raises KafkaError.
         """
         batches = {} if self.unread else self._poll(wait)
         group = self.client.group_metadata()
@@ -102,7 +102,8 @@ class Consumer:
         if batches:
             self.unread = _unpack(batches)
         taken = self._take()
-        read_to = {p: chunks[-1].next_offset for p, chunks in taken.items()} if taken else self.positions
+        # Markers alone are not worth a transaction while there are records to commit.
+        read_to = self.positions if wait and not taken else {p: chunks[-1].next_offset for p, chunks in taken.items()}
         next_offsets = {p: offset for p, offset in read_to.items() if offset > self.next_offsets[p]}
         self.next_offsets |= next_offsets
         return Portion(taken, next_offsets, group)
@@ -113,7 +114,8 @@ class Consumer:
             return {}
         time.sleep(pause)
         batches: dict[TopicPartition, list[Any]] = self.client.poll(timeout_ms=POLL_MS if wait else 0)
-        self.polled_at = time.monotonic()
+        size = sum(len(record.value.data) for records in batches.values() for record in records)
+        self.polled_at = 0 if size > FETCH_BYTES // 2 else time.monotonic()
         return batches
 
     def _is_stable(self, group: ConsumerGroupMetadata) -> bool:

@@ -33,3 +33,8 @@ class Transaction:
     """The reasons of the dead letters."""
     error: Exception | None = None
     """Why only a part of the portion is written; to be raised after the commit."""
+
+    @property
+    def size(self) -> int:
+        """The bytes to be written."""
+        return sum(len(batch.data) for _, batch in self.batches)

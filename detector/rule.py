@@ -21,7 +21,12 @@ MAX_DIGITS = 4300
 sys.set_int_max_str_digits(MAX_DIGITS)
 
 LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead_letter"
-ROUTES = (LEGIT, FRAUD, DEAD_LETTER)
+ROUTES = {
+    LEGIT: ("LEGIT_TOPIC", "streaming.transactions.legit"),
+    FRAUD: ("FRAUD_TOPIC", "streaming.transactions.fraud"),
+    DEAD_LETTER: ("DEAD_LETTER_TOPIC", "streaming.transactions.dead-letter"),
+}
+"""Per route, the variable that names its topic, and an example."""
 
 USUAL_FORM = (
     rb'\{"source": ?+"[^"\\\x00-\x1f\x80-\xff]++", ?+"target": ?+"[^"\\\x00-\x1f\x80-\xff]++",'

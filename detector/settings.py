@@ -8,19 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
-from rule import DEAD_LETTER, FRAUD, LEGIT
+from rule import ROUTES
 from security import Security, security_from_env
 
 TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
 PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
 ADDRESS = rf"([^\s,:/\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
-
-OUTPUT_TOPICS = {
-    LEGIT: ("LEGIT_TOPIC", "streaming.transactions.legit"),
-    FRAUD: ("FRAUD_TOPIC", "streaming.transactions.fraud"),
-    DEAD_LETTER: ("DEAD_LETTER_TOPIC", "streaming.transactions.dead-letter"),
-}
-"""Per route, the variable that names its topic, and an example."""
 
 
 class ConfigurationError(ValueError):
@@ -51,7 +44,7 @@ class Settings:
         cls,
         environ: Mapping[str, str],
         source: tuple[str, str] = ("TRANSACTIONS_TOPIC", "queueing.transactions"),
-        outputs: Mapping[str, tuple[str, str]] = OUTPUT_TOPICS,
+        outputs: Mapping[str, tuple[str, str]] = ROUTES,
         group: str = "fraud-detector",
         **more: Any,
     ) -> Self:

@@ -10,7 +10,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import Service, wait_until
-from harness import transaction
+from harness import transaction, wait_for_error
 from raw import CODECS, batch, content, wire
 from varints import VARINT
 
@@ -160,3 +160,25 @@ def test_one_value_of_70_mb(pipeline: Pipeline) -> None:
             assert memory_peak_mb(detector.service) < 200 + 70
         assert broker.records(pipeline.fraud) == [(1, content(value))]
         assert broker.records(pipeline.legit) == [(1, content(transaction(10)))]
+
+
+def test_several_large_values(pipeline: Pipeline) -> None:
+    """Each is committed before the next one is decompressed, so they take no more memory than one."""
+    values = [transaction(10, note=letter * 60_000_000) for letter in "xyz"]
+    with wire(pipeline.broker_url) as broker:
+        for value in values:
+            broker.produce(pipeline.transactions, batch([(1, content(value))], "gzip"))
+        with pipeline.restarted("detector") as detector:
+            pipeline.drain(300)
+            assert memory_peak_mb(detector.service) < 200 + 60
+        assert broker.records(pipeline.legit) == [(1, content(value)) for value in values]
+
+
+def test_the_first_of_two_errors_is_the_one_that_is_named(pipeline: Pipeline) -> None:
+    """Whoever skips the second would lose what lies between them."""
+    pipeline.create(pipeline.legit, max_message_bytes="20000")
+    with wire(pipeline.broker_url) as broker:
+        for value, codec in ((transaction(note="x" * 30_000), "none"), (b"x" * 101 * 1024 * 1024, "gzip")):
+            broker.produce(pipeline.transactions, batch([(1, content(value))], codec))
+    with pipeline.restarted("detector") as detector:
+        wait_for_error(detector, f"{pipeline.transactions}[0]: the record at offset 0 has 30,1")

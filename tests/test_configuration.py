@@ -10,7 +10,6 @@ import yaml
 
 import rule
 from embedded import pipeline
-from settings import OUTPUT_TOPICS
 
 ROOT = Path(__file__).parent.parent
 GENERATOR = {
@@ -21,7 +20,7 @@ GENERATOR = {
 DETECTOR = {
     "KAFKA_BROKER_URL": "localhost:1",
     "TRANSACTIONS_TOPIC": "queueing.transactions",
-    **dict(OUTPUT_TOPICS.values()),
+    **dict(rule.ROUTES.values()),
 }
 BROKERS = [
     ("broker", "host:port"),
@@ -90,6 +89,6 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
 
 def test_every_route_has_its_variable() -> None:
     """The rule's routes are those of the settings, of the composition, and of what the tests and the demo run."""
-    assert tuple(OUTPUT_TOPICS) == rule.ROUTES == tuple(pipeline.ROUTES)
+    assert tuple(rule.ROUTES) == tuple(pipeline.ROUTES)
     environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["detector"]["environment"]
-    assert {variable for variable, _ in OUTPUT_TOPICS.values()} <= set(environment)
+    assert {variable for variable, _ in rule.ROUTES.values()} <= set(environment)

@@ -188,7 +188,7 @@ def test_only_committed_records_are_read(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(pipeline: Pipeline, number: signal.Signals) -> None:
-    """It finishes the batch in hand, leaves the group and ends with exit code 0; the next one goes on from there."""
+    """It ends the transaction in hand, leaves the group and ends with exit code 0; the next one goes on from there."""
     pipeline.write([Record(transaction(10)) for _ in range(30_000)])
     with pipeline.restarted("detector") as detector, pipeline.admin() as admin:
         wait_until(lambda: pipeline.lag() < 30_000, 120, lambda: detector.log)

@@ -11,7 +11,7 @@ const COLUMNS = {
 const NUMBERS = new Set(["amount", "sources", "sum"]);
 
 const element = (id) => document.getElementById(id);
-const colour = (name) => () => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+const colour = (name) => () => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`) || "gray";
 const number = (value, digits = 0) =>
   value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const percent = (share) => `${number(share * 100, 2)} %`;

@@ -6,14 +6,15 @@ import pytest
 from kafka.errors import KafkaError, ProducerFencedError
 
 from remedies import explain
-from settings import OUTPUT_TOPICS, Settings
+from rule import ROUTES
+from settings import Settings
 from varints import BatchError
 
 SETTINGS = Settings.from_env(
     {
         "KAFKA_BROKER_URL": "localhost:1",
         "TRANSACTIONS_TOPIC": "in",
-        **dict(OUTPUT_TOPICS.values()),
+        **dict(ROUTES.values()),
         "TRANSACTIONAL_ID": "this-one",
     }
 )
