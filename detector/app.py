@@ -28,7 +28,7 @@ from topics import prepare_topics
 
 CLOSE_SECONDS = 3
 
-LARGE_BYTES = 4 * PORTION_BYTES  # a larger transaction is committed before more is read: two take too much memory
+OVERLAP_BYTES = range(PORTION_BYTES // 2, 4 * PORTION_BYTES)  # smaller: no backlog; larger: too much memory for two
 
 log = logging.getLogger("detector")
 
@@ -73,7 +73,7 @@ class Detector:
     def run(self) -> None:
         """Work until signalled. Raises ConfigurationError and KafkaError; what is not yet committed is read again.
 
-        While Kafka commits what follows from one portion, the next one is processed, in a thread of its own.
+        In a backlog, the next portion is processed while Kafka commits what follows from the previous one.
         """
         processor = ThreadPoolExecutor(max_workers=1)
         transaction: Transaction | None = None
@@ -81,19 +81,19 @@ class Detector:
             try:
                 portion = self.consumer.read(wait=not transaction)
             except Exception:
-                # What precedes the error goes on first.
                 if transaction and transaction.group == self.consumer.client.group_metadata():
-                    self.commit(transaction)
+                    self.commit(transaction)  # what precedes the error goes on first
                 raise
-            processing = processor.submit(self.process, portion)
-            # In a rebalance the transaction is dropped: its records are read again, by whoever owns them then.
             if transaction and transaction.group == portion.group:
+                processing = processor.submit(self.process, portion)
                 self.commit(transaction)
-            self.report.tick()
-            transaction = processing.result()
-            if transaction and transaction.size > LARGE_BYTES:
+                transaction = processing.result()
+            else:  # in a rebalance a transaction is dropped: its records are read again, by whoever owns them then
+                transaction = self.process(portion)
+            if transaction and transaction.size not in OVERLAP_BYTES:
                 self.commit(transaction)
                 transaction = None
+            self.report.tick()
 
     def commit(self, transaction: Transaction) -> None:
         """Write and commit a transaction, and count it. Raises KafkaError, and afterwards the transaction's error."""

@@ -19,7 +19,7 @@ from varints import BatchError
 FETCH_BYTES = 2 * 1024 * 1024
 """The most a fetch returns, unless a single batch is larger."""
 
-PACE_SECONDS = 0.025
+PACE_SECONDS = 0.02
 """The minimum time between two polls, unless there is a backlog. At low rates each poll becomes a transaction, whose
 cost is its six requests, not its records."""
 
