@@ -127,9 +127,10 @@ def rows(text: str, first: str) -> list[list[str]]:
 
 
 def variables_of(service: str) -> set[str]:
-    """Return the names that a service's settings look up in the environment."""
-    tree = ast.parse((ROOT / service / "settings.py").read_text())
-    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    """Return the names that a service's settings look up in the environment, those of the routes' topics included."""
+    files = [file for name in ("settings.py", "rule.py") if (file := ROOT / service / name).exists()]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {name for name in names if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name)} - {"SASL_SSL", "SASL_PLAINTEXT"}
 
 
@@ -299,8 +300,8 @@ def test_the_figures_are_those_of_the_source() -> None:
         constant("detector/consumer.py", "PORTION_BYTES") / mib,
         constant("detector/consumer.py", "PORTION_RECORDS"),
     )
-    shows("docs/guarantees.md", f"cut at {portion[0]} MiB and {portion[1]:,} records")
-    shows("docs/design.md", f"up to {portion[0]} MiB")
+    shows("docs/guarantees.md", f"cut at {portion[0]:g} MiB and {portion[1]:,} records")
+    shows("docs/design.md", f"up to {portion[0]:g} MiB")
     shows(
         "docs/guarantees.md",
         f"the detector creates accept {constant('detector/topics.py', 'MAX_MESSAGE_BYTES') // mib} MB",
