@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The secured cluster's users, with the rights that each needs and no others. It can be run again: for a new password,
-# or after a topic got another name.
+# or after a topic has been renamed.
 set -euo pipefail
 kafka() { "kafka-$1" --bootstrap-server localhost:9092 "${@:2}"; }
 

@@ -26,7 +26,7 @@ ROUTES = {
     FRAUD: ("FRAUD_TOPIC", "streaming.transactions.fraud"),
     DEAD_LETTER: ("DEAD_LETTER_TOPIC", "streaming.transactions.dead-letter"),
 }
-"""Per route, the variable that names its topic, and an example."""
+"""Per route, the variable that names its topic, and the topic's name in Compose."""
 
 USUAL_FORM = (
     rb'\{"source": ?+"[^"\\\x00-\x1f\x80-\xff]++", ?+"target": ?+"[^"\\\x00-\x1f\x80-\xff]++",'

@@ -90,5 +90,8 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
 def test_every_route_has_its_variable() -> None:
     """The rule's routes are those of the settings, of the composition, and of what the tests and the demo run."""
     assert tuple(rule.ROUTES) == tuple(pipeline.ROUTES)
-    environment = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["detector"]["environment"]
-    assert {variable for variable, _ in rule.ROUTES.values()} <= set(environment)
+    variables = {variable for variable, _ in rule.ROUTES.values()}
+    for file, service in (("docker-compose.yml", "detector"), ("compose/monitoring.yml", "dashboard")):
+        assert variables <= set(yaml.safe_load((ROOT / file).read_text())["services"][service]["environment"])
+    users = yaml.safe_load((ROOT / "compose/secure.kafka.yml").read_text())["services"]["users"]["environment"]
+    assert users["OUTPUT_TOPICS"].split() == [f"${{{name}:-{topic}}}" for name, topic in rule.ROUTES.values()]
