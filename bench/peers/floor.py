@@ -4,29 +4,24 @@ No detector on this client can be faster, unless it merges batches."""
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "detector"))
 
-from kafka import TopicPartition
-
 import app
 from batches import OutputBatch
-from branching import Output
 from portion import Portion, Transaction
 from unpacking import HEADER
 
 
-def hand_on(portion: Portion, outputs: Mapping[str, Output]) -> Transaction:
+def hand_on(portion: Portion, outputs: dict) -> Transaction:
     """Return a transaction that writes each chunk as it is to the topic of legit transactions."""
     transaction = Transaction(portion.next_offsets, portion.group)
     for source, chunks in portion.chunks.items():
-        target = TopicPartition(outputs["legit"].topic, source.partition)
+        target = source._replace(topic=outputs["legit"].topic)
         for chunk in chunks:
-            data = bytearray(HEADER.size) + chunk.records
-            batch = OutputBatch(chunk.base_timestamp, chunk.base_timestamp, chunk.record_count, data)
-            transaction.batches.append((target, batch))
+            times, data = [chunk.base_timestamp] * 2, bytearray(HEADER.size) + chunk.records
+            transaction.batches.append((target, OutputBatch(*times, chunk.record_count, data)))
     return transaction
 
 
