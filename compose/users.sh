@@ -16,6 +16,7 @@ done
 # Read and Write include Describe.
 kafka acls --add --allow-principal User:generator --operation Write --topic "$TRANSACTIONS_TOPIC"
 kafka acls --add --allow-principal User:detector --operation Read --topic "$TRANSACTIONS_TOPIC" --group "$CONSUMER_GROUP"
+# A --topic for each of the names.
 kafka acls --add --allow-principal User:detector --operation Create --operation DescribeConfigs --operation Write \
   --topic ${OUTPUT_TOPICS// / --topic }
 # Each instance has a transactional id of its own, the group's name and its host's.

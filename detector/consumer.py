@@ -82,7 +82,7 @@ class Consumer:
         if unknown:
             raise KafkaError(f"the partitions of {', '.join(unknown)} are not known")
 
-    def read(self, wait: bool = True) -> Portion:
+    def read(self, wait: bool) -> Portion:
         """Return the next portion, empty in a rebalance or if there is nothing to read (within POLL_MS, if to wait).
 
         Raises KafkaError.
@@ -115,7 +115,7 @@ class Consumer:
         time.sleep(pause)
         batches: dict[TopicPartition, list[Any]] = self.client.poll(timeout_ms=POLL_MS if wait else 0)
         size = sum(len(record.value.data) for records in batches.values() for record in records)
-        self.polled_at = 0 if size > FETCH_BYTES // 2 else time.monotonic()
+        self.polled_at = 0 if size > FETCH_BYTES // 2 else time.monotonic()  # 0 in a backlog, which needs no pace
         return batches
 
     def _is_stable(self, group: ConsumerGroupMetadata) -> bool:

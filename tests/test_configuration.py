@@ -88,7 +88,7 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
 
 
 def test_every_route_has_its_variable() -> None:
-    """The rule's routes are those of the settings, of the composition, and of what the tests and the demo run."""
+    """The rule's routes are those of the compositions, of the users' rights, and of what the tests and the demo run."""
     assert tuple(rule.ROUTES) == tuple(pipeline.ROUTES)
     variables = {variable for variable, _ in rule.ROUTES.values()}
     for file, service in (("docker-compose.yml", "detector"), ("compose/monitoring.yml", "dashboard")):
