@@ -13,6 +13,7 @@ consumer = Consumer(
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
+        "topic.metadata.refresh.interval.ms": 1000,  # else a topic that is missing at first may be found after minutes
     }
 )
 producer = Producer(
@@ -37,6 +38,5 @@ while True:
             raise KafkaException(message.error())
         value, headers, time = message.value(), message.headers() or [], message.timestamp()[1]
         producer.produce(route(value), value, message.key(), message.partition(), timestamp=time, headers=headers)
-    positions = consumer.position(consumer.assignment())
-    producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata())
+    producer.send_offsets_to_transaction(consumer.position(consumer.assignment()), consumer.consumer_group_metadata())
     producer.commit_transaction()  # flushes, and raises where a record was not delivered
