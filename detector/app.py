@@ -88,7 +88,7 @@ class Detector:
                 processing = processor.submit(self.process, portion)
                 self.commit(transaction)
                 transaction = processing.result()
-            else:  # in a rebalance a transaction is dropped: its records are read again, by whoever owns them then
+            else:  # none, or dropped in a rebalance: then its records are read again, by whoever owns them by then
                 transaction = self.process(portion)
             if transaction and transaction.size not in OVERLAP_BYTES:
                 self.commit(transaction)

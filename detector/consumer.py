@@ -13,7 +13,7 @@ from client import connect, read_whole_batches
 from portion import Portion
 from settings import Settings
 from signals import Signals
-from unpacking import Chunk, chunks
+from unpacking import Chunk, unpack
 from varints import BatchError
 
 FETCH_BYTES = 2 * 1024 * 1024
@@ -29,6 +29,12 @@ memory and time of a transaction for any input."""
 
 REJOIN_SECONDS = 15
 """A rebalance that takes longer ends the process. A rebalance waits for members in a transaction, or presumed dead."""
+
+LOST = "%s[%d]: %d offsets are lost, from %d on: Kafka deleted them unread (retention.ms, retention.bytes)"
+ENDS_EARLIER = (
+    "%s[%d] ended before offset %d, which had been read: Kafka has lost records, or the topic is a new one of this"
+    " name. Reading again, from offset %d on"
+)
 
 POLL_MS = 500
 ANSWER_MS = 20_000
@@ -97,13 +103,13 @@ class Consumer:
             self._rewind()
             return Portion({}, {}, group)
         for partition, records in batches.items():
-            report_gap(partition, self.positions[partition], records[0].value.position)
+            self._check_position(partition, records[0].value.position)
         self._update_positions()
         if batches:
-            self.unread = _unpack(batches)
+            self.unread = unpack(batches)
         taken = self._take()
         # Markers alone are not worth a transaction while there are records to commit.
-        read_to = self.positions if wait and not taken else {p: chunks[-1].next_offset for p, chunks in taken.items()}
+        read_to = self.positions if wait and not taken else {p: found[-1].next_offset for p, found in taken.items()}
         next_offsets = {p: offset for p, offset in read_to.items() if offset > self.next_offsets[p]}
         self.next_offsets |= next_offsets
         return Portion(taken, next_offsets, group)
@@ -129,8 +135,8 @@ class Consumer:
         return False
 
     def _rewind(self) -> None:
-        # Seeks to the committed offsets: the client keeps its position if a rebalance gives back a partition that
-        # another instance had in between.
+        # Seeks to the committed offsets, so that what was read and dropped is read again. And the client keeps its
+        # position if a rebalance gives back a partition that another instance had in between.
         self.next_offsets, self.positions = {}, {}
         partitions = self.client.assignment()
         if partitions:  # without any, the topic may be gone: whoever deleted it must recreate it
@@ -143,6 +149,16 @@ class Consumer:
                 position = beginning if partition.topic in self.replayed else self.next_offsets[partition]
                 self.client.seek(partition, position)
                 self.positions[partition] = position
+
+    def _check_position(self, partition: TopicPartition, found: int) -> None:
+        # The client goes on elsewhere, by itself, if Kafka does not have the records that it asks for.
+        expected = self.positions[partition]
+        if found > expected:  # perhaps because of aborted records only
+            beginning = self.client.beginning_offsets([partition], timeout_ms=ANSWER_MS)[partition]
+            report_gap(partition, expected, min(found, beginning))
+        if found < self.next_offsets[partition] and partition.topic not in self.replayed:
+            log.error(ENDS_EARLIER, *partition, self.next_offsets[partition], found)
+            self.next_offsets[partition] = found
 
     def _update_positions(self) -> None:
         for partition in self.next_offsets:
@@ -173,28 +189,12 @@ class Consumer:
         self.client.close()
 
 
-def _unpack(batches: Mapping[TopicPartition, list[Any]]) -> Iterator[tuple[TopicPartition, Chunk]]:
-    for partition, records in batches.items():
-        for record in records:
-            try:
-                for chunk in chunks(*record.value):
-                    yield partition, chunk
-            except BatchError as error:
-                raise BatchError(f"{partition.topic}[{partition.partition}]: {error.args[0]}") from None
-
-
 def _raise(error: BatchError) -> Iterator[NoReturn]:
     raise error
     yield  # makes this a generator
 
 
-def report_gap(partition: TopicPartition, expected: int, found: int) -> None:
-    """Log that records are lost if the offset found is beyond the one expected."""
-    if found > expected:
-        log.error(
-            "%s[%d]: %d offsets are lost, from %d on: Kafka deleted them before they were read (retention.ms,"
-            " retention.bytes)",
-            *partition,
-            found - expected,
-            expected,
-        )
+def report_gap(partition: TopicPartition, expected: int, beginning: int) -> None:
+    """Log that records are lost if the topic begins beyond the expected offset."""
+    if beginning > expected:
+        log.error(LOST, *partition, beginning - expected, expected)

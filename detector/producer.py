@@ -70,7 +70,7 @@ class Producer:
 
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
-        signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # the calls below have no timeout of their own
+        signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # not all calls below have a timeout of their own
         offsets = {partition: OffsetAndMetadata(offset) for partition, offset in transaction.next_offsets.items()}
         # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
         # _abort_again), this one's does.
@@ -79,7 +79,7 @@ class Producer:
         begun.wait()
         self.client.flush(timeout=FLUSH_SECONDS)
         for batch in written:
-            batch.check()  # neither flush nor commit raises if a batch failed
+            batch.check()  # flush never raises if a batch failed, and commit not for every reason
         self.client.commit_transaction()
         self.previous = {batch.topic_partition for batch in written}
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -9,11 +9,12 @@ compressed if the attributes say so.
 import gzip
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, NamedTuple
 
 import lz4.frame
 import zstandard
+from kafka import TopicPartition
 from kafka.codec import snappy_decode
 
 from varints import BatchError, Bytes, read_varint
@@ -34,6 +35,7 @@ class Chunk(NamedTuple):
     records: bytearray
     record_count: int
     base_offset: int
+    """That of the batch, from which the offsets of its records count."""
     base_timestamp: int
     """In milliseconds since 1970, like every timestamp here."""
     append_time: int | None
@@ -55,6 +57,20 @@ DECOMPRESS: dict[int, Callable[[bytes], Any]] = {
     3: lambda data: lz4.frame.LZ4FrameFile(io.BytesIO(data)),
     4: _zstd,
 }
+
+
+def unpack(fetched: Mapping[TopicPartition, Iterable[Any]]) -> Iterator[tuple[TopicPartition, Chunk]]:
+    """Yield all that a consumer of whole batches has fetched, unpacking each chunk when it is asked for.
+
+    Raises BatchError, which names the partition.
+    """
+    for partition, records in fetched.items():
+        for record in records:
+            try:
+                for chunk in chunks(*record.value):
+                    yield partition, chunk
+            except BatchError as error:
+                raise BatchError(f"{partition.topic}[{partition.partition}]: {error.args[0]}") from None
 
 
 def chunks(batch: Bytes, position: int) -> Iterator[Chunk]:

@@ -4,9 +4,9 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import MemberState
 
@@ -236,3 +236,38 @@ def test_records_that_the_retention_has_taken(pipeline: Pipeline) -> None:
             assert (first in (105, 106), lost + first) == (True, 185)
             detector.check()
     assert len(pipeline.read(pipeline.legit)) == 206 - 50 - lost
+
+
+def test_an_input_that_ends_before_the_committed_offset(pipeline: Pipeline) -> None:
+    """As after the loss of a broker's disk: an error says so, and the records that are there go on, new ones too."""
+    place = TopicPartition(pipeline.transactions, 0)
+    pipeline.write([Record(transaction(n=n)) for n in range(5)])
+    with closing(KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name)) as consumer:
+        consumer.assign([place])
+        consumer.commit({place: OffsetAndMetadata(1000)})
+    with pipeline.restarted("detector") as detector:
+        detector.wait_for(f"ERROR {place.topic}[0] ended before offset 1000, which had been read")
+        pipeline.drain()
+        pipeline.write([Record(transaction(n=n)) for n in range(5, 10)])
+        pipeline.drain()
+        assert detector.log.count("ended before offset") == 1
+    assert [record.value for record in pipeline.read(pipeline.legit)] == [transaction(n=n) for n in range(10)]
+
+
+def test_aborted_records_and_markers_are_no_loss(pipeline: Pipeline) -> None:
+    """A poll that gets by them, and then finds a record, is not taken for one that misses what was deleted."""
+    with closing(
+        KafkaProducer(bootstrap_servers=pipeline.broker_url, transactional_id=pipeline.transactions)
+    ) as writer:
+        writer.init_transactions()
+        with pipeline.restarted("detector") as detector:
+            wait_until_at_work(pipeline)
+            for n in range(50):
+                for end in (writer.abort_transaction, writer.commit_transaction):
+                    writer.begin_transaction()
+                    writer.send(pipeline.transactions, transaction(n=n), partition=0)
+                    writer.flush()
+                    end()
+            pipeline.drain()
+            assert "offsets are lost" not in detector.log
+    assert [record.value for record in pipeline.read(pipeline.legit)] == [transaction(n=n) for n in range(50)]
