@@ -21,7 +21,7 @@ def connect(settings: Settings, stopping: Event) -> KafkaConsumer | None:
             consumer = consumer or KafkaConsumer(
                 bootstrap_servers=addresses,
                 bootstrap_timeout_ms=3000,
-                reconnect_backoff_max_ms=250,  # notices within 0.3 s, not 30, that a broker is back
+                reconnect_backoff_max_ms=1000,  # notices within a second, not 30, that a broker is back
                 group_id=settings.consumer_group,
                 isolation_level="read_committed",
                 auto_offset_reset="earliest",

@@ -184,7 +184,7 @@ def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **
                 bootstrap_timeout_ms=3000,
                 # Topics are looked up at the start, when a broker may be new and slow.
                 request_timeout_ms=15_000 if client is KafkaAdminClient else 5000,
-                reconnect_backoff_max_ms=250,  # notices within 0.3 s, not 30, that a broker is back
+                reconnect_backoff_max_ms=1000,  # notices within a second, not 30, that a broker is back
                 **settings.security,
                 **config,
             )
