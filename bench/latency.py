@@ -43,9 +43,9 @@ class Arrivals:
             auto_offset_reset="earliest",
             max_poll_records=10_000,
             metadata_max_age_ms=200,  # how soon it finds a topic that is new
+            fetch_max_wait_ms=50,  # the client may ask for the dead letters alone, and there are none
         )
-        # By a pattern, because asking for a topic by its name would create it.
-        self._consumer.subscribe(pattern=f"^({'|'.join(map(re.escape, pipeline.outputs))})$")
+        self._consumer.subscribe(pattern=f"^({'|'.join(map(re.escape, pipeline.outputs))})$")  # names create topics
 
     def read_until(self, is_over: Callable[[], bool]) -> None:
         """Read until something is over. Raises TimeoutError."""

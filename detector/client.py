@@ -182,9 +182,9 @@ def connect(client: Callable[..., Any], settings: Settings, signals: Signals, **
             connected = client(
                 bootstrap_servers=addresses,
                 bootstrap_timeout_ms=3000,
-                # Topics are looked up at the start, when a broker may be new and slow.
+                # An admin client looks topics up, at the start, when a broker may be new and slow, or just coming up.
                 request_timeout_ms=15_000 if client is KafkaAdminClient else 5000,
-                reconnect_backoff_max_ms=1000,  # notices within a second, not 30, that a broker is back
+                reconnect_backoff_max_ms=250 if client is KafkaAdminClient else 1000,  # the default is 30 s
                 **settings.security,
                 **config,
             )

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
-BURST_SECONDS = 0.025
+BURST_SECONDS = 0.04
 """The time between two bursts at high rates. A burst's request and response cost as much CPU time as
-twenty transactions."""
+twenty transactions, and the detector commits after each: six requests, however few records there are."""
 
 MAX_LAG_SECONDS = 1.0
 """How much lost time (a slow broker, a busy machine) is made up for; the rest is dropped."""

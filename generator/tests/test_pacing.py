@@ -45,9 +45,9 @@ def test_a_sleep_that_takes_longer_does_not_lower_the_rate(rate: float) -> None:
 
 
 def test_bursts_are_small() -> None:
-    """At 1,000 a second there are some every few milliseconds, not a thousand every second."""
+    """At 1,000 a second there are forty every 40 ms, not a thousand every second."""
     clock = Clock()
-    assert max(run(Pacer(1000, clock), clock, 10)) <= 26
+    assert max(run(Pacer(1000, clock), clock, 10)) <= 41
 
 
 def test_a_short_lag_is_made_up_for() -> None:
