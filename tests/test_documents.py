@@ -314,7 +314,7 @@ def test_the_figures_are_those_of_the_source() -> None:
     shows("docs/operations.md", "no transaction that may last longer than a minute")
     retention, segment = broker["KAFKA_LOG_RETENTION_BYTES"], broker["KAFKA_LOG_SEGMENT_BYTES"]
     shows("docs/operations.md", f"keeps {retention // mib} MB in each partition, in files of {segment // mib} MB")
-    shows("docs/operations.md", f"4 × {retention:,} bytes ÷ 117 bytes ÷ 1,000/s = {4 * retention // 117_000:,} s")
+    shows("docs/operations.md", f"4 × {retention:,} bytes ÷ 99 bytes ÷ 1,000/s = {4 * retention // 99_000:,} s")
     limits = {cells[0].lower(): cells[3] for cells in rows((ROOT / "docs/operations.md").read_text(), "container")}
     for name, service in (services | cluster).items():
         assert limits[name] == service["mem_limit"].replace("m", " MB").replace("g", " GB")
