@@ -99,10 +99,10 @@ class Drain(ExitStack):
         counts = [sum(bisect_left(self.offsets[p], end) for p, end in sample.ends.items()) for sample in self.samples]
         last = counts.index(counts[-1])
         first = next((n for n in range(last) if counts[n]), last)
-        if first == last:
-            raise RuntimeError("everything was committed at once: more records are needed to measure a rate")
         records, begin, end = counts[last] - counts[first], self.samples[first], self.samples[last]
         seconds, cpu_seconds = end.seconds - begin.seconds, end.usage.cpu_seconds - begin.usage.cpu_seconds
+        if not cpu_seconds:  # one sample, or two within one tick of the clock, which are 10 ms
+            raise RuntimeError("everything was committed at once: more records are needed to measure a rate")
         return {
             "records_per_second": records / seconds,
             "cpu_us_per_record": cpu_seconds / records * 1e6,

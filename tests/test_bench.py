@@ -255,6 +255,8 @@ def test_the_steady_rate_leaves_out_start_and_markers() -> None:
     assert figures["records_per_second"] == 4 / 2
     assert figures["cpu_us_per_record"] == 1e6 / 4
     assert (figures["mb_at_half"], figures["mb_at_end"], figures["peak_mb"]) == (30, 40, 99)
-    drain.samples = drain.samples[:1] + drain.samples[3:]
-    with pytest.raises(RuntimeError, match="more records"):
-        drain.figures()
+    samples = drain.samples
+    for at_once in samples[:1] + samples[3:], [samples[0], sample(2, 3, 2), sample(2.005, 10, 2)]:
+        drain.samples = at_once
+        with pytest.raises(RuntimeError, match="more records"):
+            drain.figures()

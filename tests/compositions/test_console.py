@@ -58,7 +58,7 @@ def test_a_tool_on_the_host_reads(stack: Stack, pipeline: Pipeline) -> None:
         pipeline.transactions,
         bootstrap_servers="localhost:29092",
         auto_offset_reset="earliest",
-        consumer_timeout_ms=30_000,
+        consumer_timeout_ms=120_000,
     )
     values = {record.value for record in islice(consumer, 1000)}
     consumer.close()
