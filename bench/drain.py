@@ -101,7 +101,7 @@ class Drain(ExitStack):
         first = next((n for n in range(last) if counts[n]), last)
         records, begin, end = counts[last] - counts[first], self.samples[first], self.samples[last]
         seconds, cpu_seconds = end.seconds - begin.seconds, end.usage.cpu_seconds - begin.usage.cpu_seconds
-        if not cpu_seconds:  # one sample, or two within one tick of the clock, which are 10 ms
+        if not cpu_seconds:  # one sample, or two within a tick of the CPU clock, 10 ms
             raise RuntimeError("everything was committed at once: more records are needed to measure a rate")
         return {
             "records_per_second": records / seconds,

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 BURST_SECONDS = 0.04
-"""The time between two bursts at high rates. A burst's request and response cost as much CPU time as
+"""The time between two bursts at high rates. A burst's request and response cost more CPU time than
 twenty transactions, and the detector commits after each: six requests, however few records there are."""
 
 MAX_LAG_SECONDS = 1.0
