@@ -127,6 +127,6 @@ def measure(candidates: list[Candidate], rounds: int, records: int, name: str) -
     with Cluster() as cluster:
         full = Pipeline(cluster.bootstrap_servers)
         fill(full, records, name)
-        if rounds > 1:  # a broker just started has not compiled its code yet: the first candidate alone would wait for it
+        if rounds > 1:  # a broker just started is slow, and only the first candidate would wait for it
             in_turns(candidates[:1], 1, one)
         return {"records": records, "rounds": rounds}, in_turns(candidates, rounds, one)
