@@ -26,8 +26,8 @@ CPU = {"cpu_percent": ("CPU %", ".1f"), "generator_cpu_percent": ("generator's C
 COLD = {"cold_seconds": ("cold start s", ".1f"), "starts": ("starts", ".0f")}
 SHARED = {"cores_busy": ("cores busy with them", ".1f"), "takeover_seconds": ("takeover s", ".1f")}
 
-DRAIN = """Drain of {records:,} records in one partition, {rounds} round(s); a drain before several rounds only warms
-the broker up. The rate is that between the first commit and the last. CPU time and memory are those of all processes."""
+DRAIN = """Drain of {records:,} records in one partition, {rounds} round(s). The rate is that between the first commit
+and the last. CPU time and memory are those of all processes."""
 LATENCY = """From a record's creation in the generator to a reader of committed records, at {rate:,} transactions a
 second, for {seconds} s, {rounds} round(s). CPU is in percent of one core. Broker, generator and candidate start at the
 same moment, and a candidate that ends because there is no Kafka yet is started again, as Compose would. The cold start
