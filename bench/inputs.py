@@ -31,7 +31,7 @@ STREAMS: dict[str, tuple[str, Callable[[int, bytes], Record] | None]] = {
     "usual": ("transactions as the generator writes them", None),
     "keyed": ("transactions with a key, two headers, and their members in another order", _keyed),
     "dead": ("nothing but dead letters", _dead),
-    "long": ("a long drain", None),
+    "long": ("a long drain, in which a JVM has the time to compile its code", None),
 }
 """What is in each stream, and how its records are made from the generator's values, unless they stay as they are."""
 
