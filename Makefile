@@ -138,13 +138,15 @@ test-faults: $(BIN)/ready ## Inflict every fault many times, and count every rec
 BENCH = .venv-bench/bin/python -m bench
 BENCH_OPTIONS = $(if $(BEFORE),--before $(BEFORE))
 
-.PHONY: bench bench-latency bench-memory bench-scale
+.PHONY: bench bench-latency bench-long bench-memory bench-scale
 bench: .venv-bench/ready ## Drain a topic with the detector and its peers, and write docs/performance.md: make bench BEFORE=main~5
 	$(BENCH) throughput $(BENCH_OPTIONS) && $(BENCH) report
 bench-latency: .venv-bench/ready ## The cold start, then the age of records at 1,000/s and the CPU time it takes, ours and the peers'
 	$(BENCH) latency $(BENCH_OPTIONS) && $(BENCH) report
-bench-memory: .venv-bench/ready ## Whether the detector's memory stays flat over ten million records
-	$(BENCH) throughput --stream long --rounds 1 --only detector $(BENCH_OPTIONS) && $(BENCH) report
+bench-long: .venv-bench/ready ## Two million records, over which Kafka Streams warms up
+	$(BENCH) throughput --stream long --only detector,streams,floor $(BENCH_OPTIONS) && $(BENCH) report
+bench-memory: .venv-bench/ready ## Whether the detector's memory stays flat over ten million records; the page stays as it is
+	$(BENCH) throughput --stream long --records 10000000 --rounds 1 --only detector --results /dev/null $(BENCH_OPTIONS)
 bench-scale: .venv-bench/ready ## One to four detectors on as many partitions
 	$(BENCH) scale && $(BENCH) report
 

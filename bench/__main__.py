@@ -49,11 +49,11 @@ def main() -> int:
 def _measure(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, tuple[Row, list[Row]]]]:
     # Yields the name of each section of the results, its settings and its rows.
     quick, part, records = arguments.quick, arguments.part, arguments.records
-    rounds = arguments.rounds or (1 if quick else 5 if part == "throughput" else 3)
+    rounds = arguments.rounds or (1 if quick else 5)
     candidates = _candidates(arguments, folder)
     if part == "throughput":
         for name in arguments.stream or ("usual", "keyed", "dead"):
-            usually = 45_000 if quick else 10_000_000 if name == "long" else 400_000
+            usually = 45_000 if quick else 2_000_000 if name == "long" else 400_000
             yield f"{part}-{name}", drain.measure(candidates, rounds, records or usually, name)
     elif part == "latency":
         seconds, rate, warm_up = (3, 200, 0) if quick else (30, 1000, 15)
@@ -77,7 +77,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("part", choices=["throughput", "latency", "scale", "report"])
     parser.add_argument("--quick", action="store_true", help="only see that all works: few records, one round")
-    parser.add_argument("--rounds", type=int, help="how often each is measured (default: 3, for throughput 5)")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (default: 5)")
     parser.add_argument("--records", type=int, help="records to drain; for scale, records of each partition")
     parser.add_argument("--seconds", type=int, help="latency: how long each candidate is measured")
     parser.add_argument("--stream", action="append", choices=STREAMS, help="throughput: one of the streams only")
