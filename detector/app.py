@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,8 @@ from settings import ConfigurationError, Settings
 from signals import Signals
 from topics import prepare_topics
 
+TURN_SECONDS = 60
+"""How long a turn of the loop may take: a rebalance asks for offsets, and for topics on all brokers."""
 CLOSE_SECONDS = 3
 
 OVERLAP_BYTES = range(PORTION_BYTES // 2, 4 * PORTION_BYTES)  # smaller: no backlog; larger: too much memory for two
@@ -78,12 +79,8 @@ class Detector:
         processor = ThreadPoolExecutor(max_workers=1)
         transaction: Transaction | None = None
         while not self.signals.stopping:
-            try:
-                portion = self.consumer.read(wait=not transaction)
-            except Exception:
-                if transaction and transaction.group == self.consumer.client.group_metadata():
-                    self.commit(transaction)  # what precedes the error goes on first
-                raise
+            self.signals.rearm(TURN_SECONDS)
+            portion = self.consumer.read(wait=not transaction)
             if transaction and transaction.group == portion.group:
                 processing = processor.submit(self.process, portion)
                 self.commit(transaction)
@@ -96,17 +93,16 @@ class Detector:
             self.report.tick()
 
     def commit(self, transaction: Transaction) -> None:
-        """Write and commit a transaction, and count it. Raises KafkaError, and afterwards the transaction's error."""
+        """Write and commit a transaction, and count it. Raises KafkaError."""
         start = time.monotonic()
         self.producer.commit(transaction)
+        self.consumer.committed |= transaction.next_offsets
         self.report.counts += transaction.counts
         if self.metrics:
             self.metrics.observe(transaction, time.monotonic() - start)
-        if transaction.error:
-            raise transaction.error
 
     def process(self, portion: Portion) -> Transaction | None:
-        """Return what follows from a portion, if anything. Raises BatchError."""
+        """Return what follows from a portion, if anything."""
         return branch(portion, self.outputs) if portion.next_offsets else None
 
     def close(self) -> None:
@@ -136,11 +132,12 @@ def main(service: Callable[..., Any] = Detector, read_settings: Callable[..., Se
         log.error("%s", error)
         exit_code = 2
     except Exception as error:  # the client can raise anything, and a traceback helps nobody
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signals.rearm(TURN_SECONDS)
         log.error("Kafka failed, ending; a restart continues from the committed offsets: %s", explain(error, settings))
         exit_code = 1
+    signals.exit_code = exit_code
     if detector:  # last, as it may hang
-        signal.setitimer(signal.ITIMER_REAL, CLOSE_SECONDS)
+        signals.rearm(CLOSE_SECONDS)
         with suppress(Exception):  # the cause is already logged
             detector.close()
     return exit_code

@@ -1,7 +1,7 @@
 """Kafka's records: from the bytes of a chunk to records, and back to batches. Pure functions, as in unpacking.py.
 
-Kafka moves records in batches, and the detector changes nothing in a record. So a record's bytes, from its key to its
-last header, are copied unchanged from the input batch to the output batch. A record has these parts:
+Kafka moves records in batches, and the detector changes nothing in a record. So a record's content, from its key to
+its last header, is copied from the input batch to the output batch. A record has these parts:
 
     length, attributes (an unused byte), timestamp delta, offset delta, key, value, number of headers, headers
 
@@ -11,15 +11,15 @@ https://kafka.apache.org/documentation/#messageformat specifies it.
 """
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import chain, repeat
+from operator import add, sub
+from typing import NamedTuple, Self
 
-from unpacking import HEADER, MAX_RECORD_BYTES, Chunk, record_head
-from varints import VARINT, BatchError, Bytes, int64, read_varint
-
-RECORD_FRAMING = 21
-"""The most bytes that precede a record's content: its length, attributes, and both deltas."""
+from unpacking import FRAMING_BYTES, HEADER, MAX_RECORD_BYTES, Chunk, offset_of, record_head, too_large
+from varints import VARINT, BatchError, Bytes, OddNumber, int64, read_as_java, read_varint
 
 
 class Record(NamedTuple):
@@ -28,10 +28,39 @@ class Record(NamedTuple):
     offset: int
     timestamp: int
     value: memoryview | None
-    content: memoryview
+    content: Bytes
     """The record's bytes from the key to the last header."""
     headers_at: int
     """Index of the header count within the content."""
+    problem: str = ""
+    """Why the content is not there."""
+
+
+NOTHING, NO_HEADERS_AT = b"\x01\x01\x00", 2
+"""The content of a record with neither key nor value nor headers, and the index of their number in it."""
+
+
+class Columns(NamedTuple):
+    """Records to be written, a list for each part: what is done to a column takes a fraction of a loop's time."""
+
+    offsets: list[int]
+    """Those in the input."""
+    timestamps: list[int]
+    contents: list[Bytes]
+
+    def add(self, offset: int, timestamp: int, content: Bytes) -> None:
+        """Append a record."""
+        self.offsets.append(offset)
+        self.timestamps.append(timestamp)
+        self.contents.append(content)
+
+    @classmethod
+    def of(cls, records: Iterable[tuple[int, int, Bytes]]) -> Self:
+        """Return the columns of these rows."""
+        columns = cls([], [], [])
+        for record in records:
+            columns.add(*record)
+        return columns
 
 
 @dataclass
@@ -40,34 +69,89 @@ class OutputBatch:
 
     base_timestamp: int
     max_timestamp: int
-    record_count: int = 0
+    offsets: list[int] = field(default_factory=list)
+    """The offset that each record has in the input."""
     data: bytearray = field(default_factory=lambda: bytearray(HEADER.size))
     """Room for the header, which the client fills in, and the records."""
 
 
-def decode(chunk: Chunk) -> list[Record]:
-    """Return the records of a chunk from its position on, whatever they hold. Raises BatchError."""
-    data, records, end = memoryview(chunk.records), [], 0
-    for number in range(chunk.record_count):
+def decode(chunk: Chunk) -> Iterator[Record]:
+    """Yield the records of a chunk from its position on, whatever they hold.
+
+    Where one cannot be read, a record with a problem stands for it and all that follow in the chunk.
+    """
+    data, offset, end, problem = memoryview(chunk.records), chunk.first_offset - 1, 0, chunk.problem
+    for left in range(0 if problem else chunk.record_count, 0, -1):
+        start = end
         try:
-            end, timestamp_delta, offset_delta, start = record_head(data, end)
-            key_length, at = read_varint(data, start)
-            value_length, value_at = read_varint(data, at + max(key_length, 0))
-            headers_at = value_at + max(value_length, 0)
-        except IndexError:
-            end = headers_at = start = -1
-        if not start < headers_at < end <= len(data):
-            raise BatchError(f"record {number} of the batch at offset {chunk.base_offset} has a wrong length")
-        offset = chunk.base_offset + offset_delta
+            end, timestamp_delta, offset_delta, content_at = record_head(data, start)
+            content = data[content_at:end]
+            try:
+                value, headers_at, size = _read_content(content, end - content_at)
+            except OddNumber:
+                content = memoryview(_respelled(content))
+                value, headers_at, size = _read_content(content, len(content))
+        except (BatchError, IndexError):
+            problem = f"cannot be read: malformed, with {left} records left in its chunk"
+            break
+        offset = offset_of(chunk, offset_delta, offset, chunk.next_offset - left)
         if offset >= chunk.position:
-            value = data[value_at:headers_at] if value_length >= 0 else None
-            timestamp = chunk.append_time
-            if timestamp is None:
-                timestamp = int64(chunk.base_timestamp + timestamp_delta)
-            records.append(Record(offset, timestamp, value, data[start:end], headers_at - start))
-    if end != len(data):
-        raise BatchError(f"the batch at offset {chunk.base_offset} has more bytes than records")
-    return records
+            own = int64(chunk.base_timestamp + timestamp_delta)
+            timestamp = own if chunk.append_time is None else chunk.append_time
+            if size > MAX_RECORD_BYTES:
+                yield Record(offset, timestamp, None, NOTHING, NO_HEADERS_AT, too_large(size))
+            else:
+                yield Record(offset, timestamp, value, content, headers_at)
+    if problem:
+        timestamp = chunk.base_timestamp if chunk.append_time is None else chunk.append_time
+        first, last = max(offset + 1, chunk.position), chunk.next_offset - 1
+        which = f" (offsets {first} to {last})" if first < last else ""
+        yield Record(first, timestamp, None, NOTHING, NO_HEADERS_AT, problem + which)
+
+
+def _read_content(content: memoryview, length: int) -> tuple[memoryview | None, int, int]:
+    # Returns the value, where the headers begin, and the size without the numbers before them. Raises OddNumber; and
+    # BatchError unless the fields end exactly where the content does, as the broker wants it of what we write.
+    key_length, at = read_varint(content, 0)
+    numbers = at
+    if key_length > 0:
+        at += key_length
+    value_length, value_at = read_varint(content, at)
+    headers_at = value_at + value_length if value_length > 0 else value_at
+    count, after = read_varint(content, headers_at)
+    numbers += value_at - at + after - headers_at
+    for _ in range(count):
+        name_length, after = read_varint(content, after)
+        data_length, after = read_varint(content, after + name_length)
+        if name_length < 0:
+            raise BatchError("a header's name is null")
+        if data_length > 0:
+            after += data_length
+        elif data_length < -1:
+            raise OddNumber
+    if key_length < -1 or value_length < -1:
+        raise OddNumber
+    if after != length or len(content) != length or count < 0:
+        raise BatchError("its length is wrong")
+    return content[value_at:headers_at] if value_length >= 0 else None, headers_at, length - numbers
+
+
+def _respelled(content: memoryview) -> bytes:
+    # Returns the content with its numbers spelled as usual: others than Java may not read it otherwise.
+    parts: list[Bytes] = []
+
+    def field(at: int) -> int:
+        length, at = read_as_java(content, at)
+        end = at + max(length, 0)
+        parts.extend((VARINT[max(length, -1)], content[at:end]))
+        return end
+
+    headers_at = field(field(0))
+    count, at = read_as_java(content, headers_at)
+    parts.append(VARINT[count])
+    for _ in range(2 * count):
+        at = field(at)
+    return b"".join((*parts, content[at:]))
 
 
 def usual_record(value: bytes) -> re.Pattern[bytes]:
@@ -86,11 +170,8 @@ def usual_record(value: bytes) -> re.Pattern[bytes]:
 
 
 def add_headers(record: Record, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Return the content of the record with these headers after its own. Raises BatchError."""
-    try:
-        count, at = read_varint(record.content, record.headers_at)
-    except IndexError:
-        raise BatchError(f"the record at offset {record.offset} ends within its number of headers") from None
+    """Return the content of the record with these headers after its own."""
+    count, at = read_varint(record.content, record.headers_at)
     added = (part for header in headers for data in header for part in (VARINT[len(data)], data))
     return b"".join((record.content[: record.headers_at], VARINT[count + len(headers)], record.content[at:], *added))
 
@@ -101,34 +182,34 @@ def batch_bytes(content: Bytes) -> int:
     return HEADER.size + len(VARINT[length]) + length
 
 
-def encode(
-    records: Sequence[tuple[int, Bytes]], max_bytes: int, batches: list[OutputBatch] | None = None
-) -> list[OutputBatch]:
-    """Append these records, each a (timestamp, content) pair, in order to the last of the batches, and return them all.
+def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None = None) -> list[OutputBatch]:
+    """Append these records, in order, to the last of the batches, and return them all.
 
     A new batch begins where one would exceed max_bytes. Each record must fit on its own (see batch_bytes).
     """
     batches = [] if batches is None else batches
-    if not records:
+    offsets, timestamps, contents = records
+    if not offsets:
         return batches
-    timestamps, contents = zip(*records, strict=True)
     if not batches:
         batches.append(OutputBatch(timestamps[0], timestamps[0]))
     batch = batches[-1]
-    if len(batch.data) + sum(map(len, contents)) + RECORD_FRAMING * len(records) > max_bytes:
-        if middle := len(records) // 2:
-            encode(records[:middle], max_bytes, batches)
-            return encode(records[middle:], max_bytes, batches)
-        if batch.record_count:
+    sizes = list(map(len, contents))
+    if len(batch.data) + sum(sizes) + FRAMING_BYTES * len(sizes) > max_bytes:
+        if middle := len(offsets) // 2:
+            encode(Columns(offsets[:middle], timestamps[:middle], contents[:middle]), max_bytes, batches)
+            return encode(Columns(offsets[middle:], timestamps[middle:], contents[middle:]), max_bytes, batches)
+        if batch.offsets:
             batch = OutputBatch(timestamps[0], timestamps[0])
             batches.append(batch)
-    parts: list[Bytes] = []
-    for index, (timestamp, content) in enumerate(records, batch.record_count):
-        timestamp_delta, offset_delta = VARINT[timestamp - batch.base_timestamp], VARINT[index]
-        length = VARINT[1 + len(timestamp_delta) + len(offset_delta) + len(content)]
-        parts += (length, b"\0", timestamp_delta, offset_delta, content)
-    batch.data += b"".join(parts)
-    batch.record_count += len(records)
+    count = len(batch.offsets)
+    timestamp_deltas = list(map(VARINT.__getitem__, map(sub, timestamps, repeat(batch.base_timestamp))))
+    offset_deltas = list(map(VARINT.__getitem__, range(count, count + len(offsets))))
+    heads = map(add, map(len, timestamp_deltas), map(len, offset_deltas))
+    lengths = map(VARINT.__getitem__, map(add, map(add, heads, sizes), repeat(1)))  # the attributes are a byte
+    parts = zip(lengths, repeat(b"\0"), timestamp_deltas, offset_deltas, contents)
+    batch.data += b"".join(chain.from_iterable(parts))
+    batch.offsets += offsets
     batch.max_timestamp = max(batch.max_timestamp, *timestamps)
     return batches
 
@@ -138,6 +219,6 @@ def encode_one(offset: int, timestamp: int, key: bytes | None, value: bytes | No
     content = b"".join(
         part for data in (key, value) for part in ((VARINT[-1],) if data is None else (VARINT[len(data)], data))
     )
-    (batch,) = encode([(timestamp, content + VARINT[0])], MAX_RECORD_BYTES)
+    (batch,) = encode(Columns([offset], [timestamp], [content + VARINT[0]]), sys.maxsize)
     HEADER.pack_into(batch.data, 0, offset, len(batch.data) - 12, -1, 2, 0, 0, 0, timestamp, timestamp, -1, -1, -1, 1)
     return batch.data

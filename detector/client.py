@@ -7,24 +7,38 @@ file, and one in refusal.py; tests/test_client.py has a test for each. Because o
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
-from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from kafka.errors import (
+    InvalidTimestampError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    for_code,
+)
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.transaction_manager import TransactionalRequestResult
-from kafka.protocol.schemas.fields.codecs.encode_buffer import EncodeBuffer
+from kafka.protocol.consumer import ListOffsetsRequest
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.default_records import DefaultRecord
+from kafka.record.legacy_records import LegacyRecordBatch
 from kafka.structs import ConsumerGroupMetadata
 
 from batches import OutputBatch, encode_one
+from compression import BLOCK_BYTES, decompressed
 from refusal import refusal
 from settings import Settings
 from signals import Signals
+from varints import BatchError
 
 log = logging.getLogger("detector")
 
@@ -38,6 +52,8 @@ class Fetched(NamedTuple):
     data: bytearray
     position: int
     """The offset that the fetch asked for; earlier records of the batch are not wanted."""
+    problem: str = ""
+    """Why the batch cannot be read, apart from its offsets."""
 
 
 def read_whole_batches(consumer: KafkaConsumer) -> None:
@@ -86,12 +102,30 @@ class _WholeBatch:
         if self.magic == 2:
             yield self._as_record(self._batch._buffer, self.last_offset)  # private
             return
-        for record in self._batch:  # the formats before version 2 have another layout
-            timestamp = -1 if record.timestamp is None else record.timestamp
-            yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
+        offset = self.base_offset  # the formats before version 2 have another layout, and the last record's offset
+        try:
+            check_expansion(self._batch)
+            for record in self._batch:
+                timestamp = -1 if record.timestamp is None else record.timestamp
+                yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
+        except Exception as error:  # the client can raise anything
+            yield self._as_record(encode_one(offset, -1, None, None), offset, f"{type(error).__name__}: {error}")
 
-    def _as_record(self, data: bytearray, offset: int) -> DefaultRecord:
-        return DefaultRecord(len(data), offset, -1, 0, None, Fetched(data, self._position), [])
+    def _as_record(self, data: bytearray, offset: int, problem: str = "") -> DefaultRecord:
+        return DefaultRecord(len(data), offset, -1, 0, None, Fetched(data, self._position, problem), [])
+
+
+def check_expansion(batch: LegacyRecordBatch) -> None:
+    """Raise BatchError if the client, which decompresses it in one go, would need too much memory."""
+    if codec := batch.compression_type:
+        at = batch.KEY_OFFSET_V1 if batch.magic else batch.KEY_OFFSET_V0
+        data = memoryview(batch._buffer)  # private
+        at += 4 + max(0, int.from_bytes(data[at : at + 4], "big", signed=True)) + 4  # the key, and both lengths
+        size = 0
+        for piece in decompressed(codec, data[at:]):
+            size += len(piece)
+            if size > BLOCK_BYTES:
+                raise BatchError(f"more than {BLOCK_BYTES:,} bytes in a message set of an old format")
 
 
 # --- writing ---
@@ -101,29 +135,47 @@ class WrittenBatch(ProducerBatch):  # private
     """A batch on its way."""
 
     record_count = 1  # the client would split a rejected batch of several records, and never complete its future
+    offsets: Sequence[int] = ()
 
-    def check(self) -> None:
-        """Raise KafkaError unless Kafka has accepted the batch."""
+    def check(self, source: TopicPartition) -> None:
+        """Raise KafkaError unless Kafka has accepted the batch, whose records come from this partition."""
         result: Any = self.produce_future
         topic, partition = self.topic_partition
         if not result.succeeded():
             raise KafkaError(f"{topic}[{partition}]: what became of a batch is not known")
         _, _, error_of_record = result.value  # a failed batch has a result as well
-        if error_of_record is not None:
-            raise KafkaError(f"{topic}[{partition}] does not take a batch: {error_of_record(0)!r}")
+        if error_of_record is None:
+            return
+        # Kafka names the records that it does not take; all others have failed because of them.
+        errors = [(error_of_record(index), offset) for index, offset in enumerate(self.offsets)]
+        error, offset = next((found for found in errors if type(found[0]) is not KafkaError), errors[0])
+        setting = REFUSED_BY.get(type(error), "")
+        raise KafkaError(
+            f"{topic}[{partition}] does not take the record at offset {offset} of {source.topic}[{source.partition}]:"
+            f" {error!r}{setting and f', see {setting} of {topic}'}"
+        )
+
+
+REFUSED_BY: dict[type[Exception], str] = {
+    InvalidTimestampError: "message.timestamp.before.max.ms and message.timestamp.after.max.ms",
+    MessageSizeTooLargeError: "max.message.bytes",
+    RecordListTooLargeError: "segment.bytes",
+}
+"""The setting of a topic by which its broker refuses a record with this error."""
 
 
 def write_whole_batch(producer: KafkaProducer, topic: str, partition: int, output: OutputBatch) -> WrittenBatch:
     """Give a transactional producer a batch to send, as send() does with one that it has filled. Raises KafkaError."""
-    target = TopicPartition(topic, partition)
+    target, count = TopicPartition(topic, partition), len(output.offsets)
     producer.partitions_for(topic)  # without it the client does not look for the leader
     records = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=0)
     builder = records._builder  # private, like all that follows
     builder._buffer = output.data
-    builder._num_records, builder._last_offset = output.record_count, output.record_count - 1
+    builder._num_records, builder._last_offset = count, count - 1
     builder._first_timestamp, builder._max_timestamp = output.base_timestamp, output.max_timestamp
-    records._next_offset = output.record_count
+    records._next_offset = count
     batch = WrittenBatch(target, records)
+    batch.offsets = output.offsets
     producer._transaction_manager.maybe_add_partition_to_transaction(target)  # type: ignore[union-attr]
     accumulator = producer._accumulator
     with accumulator._tp_lock(target):
@@ -148,19 +200,36 @@ def begin_transaction(
     return result
 
 
-def _ensure(buffer: EncodeBuffer, needed: int) -> None:
-    if buffer.pos + needed > len(buffer.buf):
-        buffer.buf = buffer.buf[: buffer.pos] + bytearray(needed + 64 * 1024)
+# --- asking ---
 
 
-def _reset(buffer: EncodeBuffer) -> None:
-    buffer.pos = 0
-    if len(buffer.buf) > 32 * 1024 * 1024:
-        buffer.buf = bytearray(64 * 1024)
+def ask_ends(
+    consumer: KafkaConsumer, partitions: Iterable[TopicPartition], seconds: float
+) -> dict[TopicPartition, int]:
+    """Return where partitions end, committed or not: those whose leader answers within so many seconds."""
+    client: Any = consumer._client  # private, like its manager
+    manager = client._manager
+    answers = {partition: manager.call_soon(_ask_end, manager, partition) for partition in partitions}
+    until, ends = time.monotonic() + seconds, {}
+    for partition, answer in answers.items():
+        with suppress(KafkaError):
+            ends[partition] = manager.run(manager.wait_for, answer, max(1, int((until - time.monotonic()) * 1000)))
+    return ends
 
 
-# Private: the buffer that requests are encoded in doubles until a request fits, and never shrinks.
-EncodeBuffer.ensure, EncodeBuffer.reset = _ensure, _reset  # type: ignore[method-assign]
+async def _ask_end(manager: Any, partition: TopicPartition) -> int:
+    leader = manager.cluster.leader_for_partition(partition)
+    if leader is None or leader == -1:
+        raise LeaderNotAvailableError(f"{partition}")
+    asked = ListOffsetsRequest.ListOffsetsTopic
+    latest = asked.ListOffsetsPartition(partition_index=partition.partition, current_leader_epoch=-1, timestamp=-1)
+    topics = [asked(name=partition.topic, partitions=[latest])]
+    response = await manager.send(ListOffsetsRequest(isolation_level=0, topics=topics, min_version=1), node_id=leader)
+    (topic,) = response.topics
+    (found,) = topic.partitions
+    if found.error_code:
+        raise for_code(found.error_code)
+    return int(found.offset)
 
 
 # --- connecting ---

@@ -66,16 +66,17 @@ class Metrics:
             self.records.labels(route).inc(count)
         for reason, count in Tally(reason.partition(":")[0] for reason in transaction.reasons).items():
             self.dead_letters.labels(reason).inc(count)
-        for _, batch in transaction.batches:
-            self.age.observe(max(0.0, now - batch.base_timestamp / 1000))
+        for written in transaction.batches:
+            self.age.observe(max(0.0, now - written.batch.base_timestamp / 1000))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what is looked up only when a scraper asks."""
         well_at = self.progress.well_at if self.progress else self.started_at
         yield GaugeMetricFamily("detector_last_progress_timestamp_seconds", "Last progress or nothing to do", well_at)
         lag = GaugeMetricFamily("detector_lag_records", "Offsets still to be read", labels=["partition"])
-        for partition, offsets in self.progress.lags().items() if self.progress else ():
-            lag.add_metric([str(partition.partition)], offsets)
+        for partition, offsets in self.progress.lags.copy().items() if self.progress else ():
+            if offsets is not None:  # its leader has answered
+                lag.add_metric([str(partition.partition)], offsets)
         yield lag
 
 

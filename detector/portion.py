@@ -20,21 +20,28 @@ class Portion(NamedTuple):
     group: ConsumerGroupMetadata
 
 
+class Written(NamedTuple):
+    """A batch that is to be written."""
+
+    target: TopicPartition
+    batch: OutputBatch
+    source: TopicPartition
+    """The partition that its records come from."""
+
+
 @dataclass
 class Transaction:
     """What is written and committed together, or not at all."""
 
     next_offsets: dict[TopicPartition, int]
     group: ConsumerGroupMetadata
-    batches: list[tuple[TopicPartition, OutputBatch]] = field(default_factory=list)
+    batches: list[Written] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     """The number of records per route."""
     reasons: list[str] = field(default_factory=list)
     """The reasons of the dead letters."""
-    error: Exception | None = None
-    """Why only a part of the portion is written; to be raised after the commit."""
 
     @property
     def size(self) -> int:
         """The bytes to be written."""
-        return sum(len(batch.data) for _, batch in self.batches)
+        return sum(len(written.batch.data) for written in self.batches)

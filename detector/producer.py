@@ -1,6 +1,5 @@
 """The output: batches written in transactions, each of which also commits the offsets of its input."""
 
-import signal
 from collections.abc import Iterable
 from contextlib import closing, suppress
 
@@ -25,8 +24,11 @@ START_MS = 15_000
 FLUSH_SECONDS = 7
 """Longer than delivery_timeout_ms: it is for batches that have nowhere to go, because their topic is gone."""
 
-REQUEST_BYTES = 32 * 1024 * 1024
+REQUEST_BYTES = 8 * 1024 * 1024
 """Batches share a request up to this size, well below what a broker reads; a larger batch goes alone."""
+
+OURS = "exactly once"
+"""The metadata of the offsets that this program commits, by which it knows them from those of others."""
 
 
 class Producer:
@@ -46,7 +48,7 @@ class Producer:
             delivery_timeout_ms=6000,
             max_block_ms=6000,
         )
-        self.previous: set[TopicPartition] = set()
+        self.signals, self.previous = signals, set[TopicPartition]()
         with suppress(KafkaTimeoutError):  # on a new cluster Kafka creates an internal topic first
             self.client.init_transactions()
         self.client.init_transactions()  # goes on waiting for the same answer, if there was none
@@ -61,25 +63,25 @@ class Producer:
         # part in the partition where Kafka keeps those of the group.
         if not begin_transaction(self.client, partitions, {}, ConsumerGroupMetadata(group)).wait(START_MS):
             raise KafkaTimeoutError(f"no answer about the offsets of {group}")
-        signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)
-        self.client.abort_transaction()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        with self.signals.deadline(TRANSACTION_SECONDS):
+            self.client.abort_transaction()
 
     def commit(self, transaction: Transaction) -> None:
         """Write and commit. Raises KafkaError.
 
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
-        signal.setitimer(signal.ITIMER_REAL, TRANSACTION_SECONDS)  # not all calls below have a timeout of their own
-        offsets = {partition: OffsetAndMetadata(offset) for partition, offset in transaction.next_offsets.items()}
-        # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
-        # _abort_again), this one's does.
-        begun = begin_transaction(self.client, self.previous, offsets, transaction.group)
-        written = [write_whole_batch(self.client, *target, batch) for target, batch in transaction.batches]
-        begun.wait()
-        self.client.flush(timeout=FLUSH_SECONDS)
-        for batch in written:
-            batch.check()  # flush never raises if a batch failed, and commit not for every reason
-        self.client.commit_transaction()
-        self.previous = {batch.topic_partition for batch in written}
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        with self.signals.deadline(TRANSACTION_SECONDS):  # not all calls below have a timeout of their own
+            offsets = {
+                partition: OffsetAndMetadata(offset, OURS) for partition, offset in transaction.next_offsets.items()
+            }
+            # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
+            # _abort_again), this one's does.
+            begun = begin_transaction(self.client, self.previous, offsets, transaction.group)
+            batches = [(write_whole_batch(self.client, *target, batch), s) for target, batch, s in transaction.batches]
+            begun.wait()
+            self.client.flush(timeout=FLUSH_SECONDS)
+            for batch, source in batches:
+                batch.check(source)  # flush never raises if a batch failed, and commit not for every reason
+            self.client.commit_transaction()
+            self.previous = {batch.topic_partition for batch, _ in batches}

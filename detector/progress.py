@@ -7,10 +7,13 @@ from contextlib import suppress
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
+from client import ask_ends
 from consumer import ANSWER_MS, Consumer
 from settings import Settings
 
 PROBE_MS = 5000
+END_SECONDS = 1
+"""How long the leaders of all partitions together may take to say where these end."""
 
 log = logging.getLogger("detector")
 
@@ -20,45 +23,45 @@ class Progress:
 
     def __init__(self, consumer: Consumer, settings: Settings) -> None:
         self.consumer, self.settings = consumer, settings
-        self.offsets_before: dict[TopicPartition, int] = {}
+        self.committed_before: dict[TopicPartition, int] = {}
         self.waiting_before: dict[TopicPartition, int] = {}
+        self.lags: dict[TopicPartition, int | None] = {}
+        """For each assigned partition, the offsets between what is committed and its end; None if that is unknown."""
         self.well_at = time.time()
         """When there was last progress, or nothing to read, in seconds since 1970."""
 
-    def lags(self) -> dict[TopicPartition, int]:
-        """Return, for each assigned partition, how many offsets lie between the last one read and its end."""
-        offsets = self.consumer.next_offsets.copy()
-        return {partition: max(0, self._end(partition) - offset) for partition, offset in offsets.items()}
-
     @property
-    def lag(self) -> int:
+    def lag(self) -> str:
         """The lag summed over all partitions."""
-        return sum(self.lags().values())
-
-    def _end(self, partition: TopicPartition) -> int:
-        client = self.consumer.client
-        return (client.highwater(partition) or 0) if partition in client.assignment() else 0
+        lags = [lag for lag in self.lags.values() if lag is not None]
+        return str(sum(lags)) if len(lags) == len(self.lags) else "unknown"
 
     def check(self) -> bool:
         """Return whether something has moved since the last time, or there is nothing to read. Raises KafkaError.
 
-        Logs what keeps records from arriving: an open transaction, a deleted topic, or that Kafka does not answer.
+        Logs what keeps records from arriving: an open transaction, a deleted topic, or a broker that does not answer.
         """
-        if is_well := self._is_well():
+        partitions = list(self.consumer.read_to)
+        ends = ask_ends(self.consumer.client, partitions, END_SECONDS)
+        committed = {partition: self.consumer.committed[partition] for partition in partitions}
+        self.lags = {p: max(0, ends[p] - committed[p]) if p in ends else None for p in partitions}
+        if is_well := self._is_well(committed, ends):
             self.well_at = time.time()
+        self.committed_before = committed
         return is_well
 
-    def _is_well(self) -> bool:
-        topic = self.settings.transactions_topic
-        offsets, offsets_before = self.consumer.next_offsets.copy(), self.offsets_before
-        self.offsets_before = offsets
-        if offsets == offsets_before and not self._is_answered(topic):
+    def _is_well(self, committed: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> bool:
+        topic, has_moved = self.settings.transactions_topic, committed != self.committed_before
+        if not has_moved and not self._is_answered(topic):
             return False
+        for partition in committed.keys() - ends.keys():
+            log.warning("%s[%d]: the broker that leads it does not answer: records may wait there", *partition)
         is_there = bool(self.consumer.client.partitions_for_topic(topic))
         if not is_there:
             log.warning("The topic %s does not exist any more: create it, or start the detector again", topic)
-        self._warn_of_open_transactions()
-        return is_there and self.consumer.generation is not None and (offsets != offsets_before or self.lag == 0)
+        self._warn_of_open_transactions(ends)
+        is_working = has_moved or not any(self.lags.values())
+        return is_there and is_working and committed.keys() == ends.keys() and self.consumer.generation is not None
 
     def _is_answered(self, topic: str) -> bool:
         # The client does not say that Kafka is gone. A permission that is missing raises an error here. What is asked
@@ -71,24 +74,24 @@ class Progress:
             return False
         return True
 
-    def _warn_of_open_transactions(self) -> None:
+    def _warn_of_open_transactions(self, ends: dict[TopicPartition, int]) -> None:
         waiting = {
             partition: position
             for partition, position in self.consumer.positions.items()
-            if position < self._end(partition) and not self.consumer.unread
+            if position < ends.get(partition, 0) and not self.consumer.unread
         }
         stuck = [partition for partition, position in waiting.items() if self.waiting_before.get(partition) == position]
-        ends: dict[TopicPartition, int] = {}
+        stable_ends: dict[TopicPartition, int] = {}
         with suppress(KafkaTimeoutError):
-            ends = self.consumer.client.end_offsets(stuck, timeout_ms=ANSWER_MS) if stuck else {}
-        for partition, end in ends.items():  # for a reader of committed records
+            stable_ends = self.consumer.client.end_offsets(stuck, timeout_ms=ANSWER_MS) if stuck else {}
+        for partition, end in stable_ends.items():  # for a reader of committed records
             if end <= waiting[partition]:
                 log.warning(
                     "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets"
                     " follow. Kafka ends it after that producer's transaction.timeout.ms",
                     *partition,
                     waiting[partition],
-                    self._end(partition) - waiting[partition],
+                    ends[partition] - waiting[partition],
                 )
         self.waiting_before = waiting
 

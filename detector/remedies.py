@@ -10,7 +10,6 @@ from client import advertised_addresses
 from refusal import refusal
 from settings import Settings
 from topics import check_permissions
-from varints import BatchError
 
 INTERNAL_TOPICS = {
     "__transaction_state": "transaction.state.log.replication.factor",
@@ -37,7 +36,7 @@ def explain(error: Exception, settings: Settings) -> str:
         calls = [f"{call.name} ({call.filename}:{call.lineno})" for call in traceback.extract_tb(error.__traceback__)]
         return f"an unexpected {type(error).__name__} in {' > '.join(calls[-3:])}"
     text = " ".join(str(error).split())
-    if type(error) is KafkaError or isinstance(error, BatchError):  # ours: the text says it all
+    if type(error) is KafkaError:  # ours: the text says it all
         text = text.partition(": ")[2]
     # The client wraps what the broker says in errors of other types.
     if "ProducerFencedError" in text or "InvalidProducerEpochError" in text:

@@ -28,9 +28,10 @@ class Report:
             return
         rate = (total - self.total_before) / elapsed
         counts = " ".join(f"{name}={self.counts[name]}" for name in self.names)
-        log.info("rate=%.0f/s %s lag=%d", rate, counts, self.progress.lag)
+        is_well = not is_last and self.progress.check()
+        log.info("rate=%.0f/s %s lag=%s", rate, counts, self.progress.lag)
         self.time, self.total_before = time.monotonic(), total
-        if not is_last and self.progress.check() and self.heartbeat_file:
+        if is_well and self.heartbeat_file:
             touch(self.heartbeat_file)
 
 

@@ -18,14 +18,23 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from app import Detector, log, main
-from batches import Record, decode, encode
+from batches import Columns, Record, decode, encode
 from client import connect
 from consumer import Consumer
-from portion import Portion, Transaction
+from portion import Portion, Transaction, Written
 from rings import GRACE_MS, HOUR_MS, Receivers, Ring, Transfer, parse_transfer
 from settings import Settings, read_variable
 from signals import Signals
-from topics import INPUT_PERMISSIONS, MAX_MESSAGE_BYTES, OUTPUT_PERMISSIONS, create_missing, describe, find_limits
+from topics import (
+    INPUT_PERMISSIONS,
+    MAX_MESSAGE_BYTES,
+    OUTPUT_CONFIGS,
+    OUTPUT_PERMISSIONS,
+    check_limits,
+    create_missing,
+    describe,
+    find_configs,
+)
 from varints import VARINT, Bytes, read_varint
 
 FRAUDS = ("FRAUD_TOPIC", "streaming.transactions.fraud")
@@ -35,8 +44,8 @@ OUTPUTS = {
 }
 AMOUNT = r"9[0-9]{2}|[1-9][0-9]{3,11}"  # smaller ones are not in the fraud topic
 
-Consequence = tuple[str, bytes, int, Bytes]
-"""A record to be written: its topic, key, timestamp, and the content after the key."""
+Consequence = tuple[str, bytes, int, int, Bytes]
+"""A record to be written: its topic, key, the offset of what it follows from, timestamp, and content after the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +91,7 @@ class SmurfingDetector(Detector):
         with closing(connect(KafkaAdminClient, self.settings, self.signals)) as admin:
             partitions = describe(admin, [self.frauds], INPUT_PERMISSIONS)[self.frauds]
             configs = {
+                **OUTPUT_CONFIGS,
                 "retention.ms": self.rule.window_ms + GRACE_MS,
                 "segment.ms": 6 * HOUR_MS,  # Kafka deletes whole segments
                 **{"cleanup.policy": "delete", "message.timestamp.type": "CreateTime"},
@@ -90,7 +100,9 @@ class SmurfingDetector(Detector):
             create_missing(admin, [self.candidates], {"num_partitions": partitions, "configs": configs})
             create_missing(admin, [self.alerts], {"num_partitions": partitions})
             self.partitions = describe(admin, [self.candidates, self.alerts], OUTPUT_PERMISSIONS)
-            self.limits = find_limits(admin, [self.candidates, self.alerts])
+            found = find_configs(admin, [self.candidates, self.alerts])
+            check_limits(admin, self.frauds, {self.candidates: found[self.candidates]})
+            self.limits = {topic: int(configs["max.message.bytes"]) for topic, configs in found.items()}
 
     def on_assignment(self, committed: Mapping[TopicPartition, int | None]) -> None:
         """Start afresh: partitions come and go, and what this instance knows about one may be outdated."""
@@ -103,18 +115,21 @@ class SmurfingDetector(Detector):
     def process(self, portion: Portion) -> Transaction | None:
         """Return what follows from a portion: nothing while its records are only counted again."""
         transaction = Transaction(portion.next_offsets, portion.group)
-        written: dict[TopicPartition, list[tuple[int, Bytes]]] = defaultdict(list)
+        written: dict[tuple[TopicPartition, TopicPartition], list[tuple[int, int, Bytes]]] = defaultdict(list)
         for source, chunks in portion.chunks.items():
             is_fraud = source.topic == self.frauds
             records = [record for chunk in chunks for record in decode(chunk)]
             transaction.counts["frauds" if is_fraud else "candidates"] += len(records)
-            for topic, key, timestamp, rest in self.forward(records) if is_fraud else self.count(source, records):
+            for topic, key, offset, timestamp, rest in (
+                self.forward(records) if is_fraud else self.count(source, records)
+            ):
                 partition = (murmur2(key) & 0x7FFFFFFF) % self.partitions[topic]  # as Kafka's own clients do
                 content = b"".join((VARINT[len(key)], key, rest))
-                written[TopicPartition(topic, partition)].append((timestamp, content))
+                written[TopicPartition(topic, partition), source].append((offset, timestamp, content))
                 transaction.counts["alerts"] += topic == self.alerts
-        for target, contents in written.items():
-            transaction.batches += ((target, batch) for batch in encode(contents, self.limits[target.topic]))
+        for (target, source), contents in written.items():
+            batches = encode(Columns.of(contents), self.limits[target.topic])
+            transaction.batches += (Written(target, batch, source) for batch in batches)
         return transaction if portion.next_offsets else None
 
     def forward(self, records: Iterable[Record]) -> Iterator[Consequence]:
@@ -122,7 +137,8 @@ class SmurfingDetector(Detector):
         for record in records:
             if transfer := parse_transfer(record.value, self.rule.amount):
                 length, at = read_varint(record.content, 0)
-                yield self.candidates, transfer.target, record.timestamp, record.content[at + max(length, 0) :]
+                rest = record.content[at + max(length, 0) :]
+                yield self.candidates, transfer.target, record.offset, record.timestamp, rest
 
     def count(self, source: TopicPartition, records: Iterable[Record]) -> Iterator[Consequence]:
         """Count candidates, and yield alerts for those that have not been counted before."""
@@ -130,7 +146,8 @@ class SmurfingDetector(Detector):
             if transfer := parse_transfer(record.value, self.rule.amount):
                 rings = self.receivers[source].add(transfer, record.timestamp)
                 for ring in rings if record.offset >= self.committed[source] else ():
-                    yield self.alerts, transfer.target, int(time.time() * 1000), self.alert(transfer, ring)
+                    now = int(time.time() * 1000)
+                    yield self.alerts, transfer.target, record.offset, now, self.alert(transfer, ring)
 
     def alert(self, transfer: Transfer, ring: Ring) -> bytes:
         """Return an alert's content after the key. The id is the ring's, the same whenever it is written."""

@@ -1,20 +1,42 @@
 """The topics that the detector reads and writes: created if they are missing, checked if they exist."""
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
+from kafka.errors import (
+    InvalidConfigurationError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from branching import Output
 from settings import ConfigurationError, Settings
 
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+log = logging.getLogger("detector")
+T = TypeVar("T")
+
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """The largest record batch that an output topic we create accepts. More than Kafka's 1 MB: what came in compressed goes
-out uncompressed, and a dead letter has headers on top."""
+out uncompressed, and a dead letter has headers on top. A portion of the input fits in."""
 
 MIN_MESSAGE_BYTES = 16 * 1024
+
+UNLIMITED = 2**63 - 1
+ANY_AGE = ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")
+ANY_TIME = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms")
+AFTER = "message.timestamp.after.max.ms"
+"""How far a record's time may be from the broker's. A record gets older while it waits in the input, so that its age
+has to be free; how far ahead it is has not to be freer than in the input."""
+
+OUTPUT_CONFIGS = {"max.message.bytes": str(MAX_MESSAGE_BYTES), **dict.fromkeys(ANY_TIME, str(UNLIMITED))}
+"""Those of a topic that we create."""
 
 INPUT_PERMISSIONS, OUTPUT_PERMISSIONS = ("DESCRIBE", "READ"), ("DESCRIBE", "DESCRIBE_CONFIGS", "WRITE")
 
@@ -25,23 +47,32 @@ ANSWER_SECONDS = 10
 def prepare_topics(admin: KafkaAdminClient, settings: Settings) -> dict[str, Output]:
     """Create the topics that do not exist yet, and return the output of each route.
 
-    A record keeps its partition, so an output topic has as many partitions as the input. Raises ConfigurationError if
-    an existing one has fewer, or a low size limit; KafkaError if a permission is missing, or a broker does not know a
-    topic in time.
+    A record keeps its partition, so an output topic has as many partitions as the input: those that have fewer get
+    more. Raises ConfigurationError if that is not allowed, or one does not take what the input takes; KafkaError if a
+    permission is missing, or a broker does not know a topic in time.
     """
     source, outputs = settings.transactions_topic, list(settings.outputs.values())
     create_missing(admin, [source], {})
     partitions = describe(admin, [source], INPUT_PERMISSIONS)[source]
-    configs = {"max.message.bytes": str(MAX_MESSAGE_BYTES)}
-    create_missing(admin, outputs, {"num_partitions": partitions, "configs": configs})
+    create_missing(admin, outputs, {"num_partitions": partitions, "configs": OUTPUT_CONFIGS})
     for topic, count in describe(admin, outputs, OUTPUT_PERMISSIONS).items():
         if count < partitions:
-            raise ConfigurationError(
-                f"{topic} has {count} partitions, fewer than the {partitions} of {source}:"
-                f" kafka-topics --alter --topic {topic} --partitions {partitions}"
-            )
-    max_message_bytes = find_limits(admin, outputs)
-    return {route: Output(topic, max_message_bytes[topic]) for route, topic in settings.outputs.items()}
+            raise_partitions(admin, topic, count, source, partitions)
+    found = find_configs(admin, outputs)
+    check_limits(admin, source, found)
+    return {route: Output(topic, int(found[topic]["max.message.bytes"])) for route, topic in settings.outputs.items()}
+
+
+def raise_partitions(admin: KafkaAdminClient, topic: str, count: int, source: str, partitions: int) -> None:
+    """Give the topic as many partitions as its source has. Raises ConfigurationError if Kafka refuses."""
+    (answer,) = admin.create_partitions({topic: partitions}, raise_errors=False).results
+    # If it has them by now, another instance was faster.
+    if answer.error_code and describe(admin, [topic], ())[topic] < partitions:
+        raise ConfigurationError(
+            f"{topic} has {count} partitions, fewer than the {partitions} of {source}:"
+            f" kafka-topics --alter --topic {topic} --partitions {partitions}"
+        )
+    log.info("%s has got %d partitions, as many as %s", topic, partitions, source)
 
 
 def check_permissions(admin: KafkaAdminClient, settings: Settings) -> None:
@@ -50,10 +81,13 @@ def check_permissions(admin: KafkaAdminClient, settings: Settings) -> None:
     _ask(admin, list(settings.outputs.values()), OUTPUT_PERMISSIONS)
 
 
-def create_missing(admin: KafkaAdminClient, topics: Iterable[str], options: dict[str, object]) -> None:
+def create_missing(admin: KafkaAdminClient, topics: Iterable[str], options: dict[str, Any]) -> None:
     """Create those of the topics that do not exist. Raises KafkaError if Kafka refuses."""
     for topic in set(topics) - set(admin.list_topics()):
         (answer,) = admin.create_topics({topic: options}, raise_errors=False)["topics"]
+        if answer["error_code"] == InvalidConfigurationError.errno:  # a broker before 3.6 does not know all of them
+            configs = {name: value for name, value in options["configs"].items() if name not in ANY_TIME}
+            (answer,) = admin.create_topics({topic: {**options, "configs": configs}}, raise_errors=False)["topics"]
         if answer["error_code"] == TopicAuthorizationFailedError.errno:
             raise KafkaError(f"the topic {topic} does not exist, and there is no permission for CREATE on it")
         # If it exists now, another instance or the generator was faster; or it is hidden, because DESCRIBE is missing.
@@ -78,22 +112,41 @@ def _ask(admin: KafkaAdminClient, topics: list[str], permissions: Iterable[str])
     return {topic["name"]: len(topic["partitions"]) for topic in described}
 
 
-def find_limits(admin: KafkaAdminClient, topics: list[str]) -> dict[str, int]:
-    """Return the largest batch that each topic accepts. Raises ConfigurationError if that is too small."""
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic, ["max.message.bytes"]) for topic in topics]
+def find_configs(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[str, str]]:
+    """Return the configuration of each topic. Raises KafkaError."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
 
-    def ask() -> dict[str, int]:
-        configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
-        return {topic: int(config["max.message.bytes"]["value"]) for topic, config in configs.items() if config}
+    def ask() -> dict[str, dict[str, str]]:
+        found = admin.describe_configs(resources, config_filter="all").get("topic", {})
+        return {topic: {name: config["value"] for name, config in configs.items()} for topic, configs in found.items()}
 
-    limits = _answer(topics, ask)
-    for topic, limit in limits.items():
-        if limit < MIN_MESSAGE_BYTES:
+    return _answer(topics, ask)
+
+
+def check_limits(admin: KafkaAdminClient, source: str, outputs: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise ConfigurationError if a topic with this configuration does not take what the source takes."""
+    ahead = UNLIMITED
+    if any(int(configs.get(AFTER, UNLIMITED)) < UNLIMITED for configs in outputs.values()):
+        with suppress(KafkaError):  # there may be no permission to ask for it
+            own = find_configs(admin, [source])[source]
+            ahead = 0 if own["message.timestamp.type"] == "LogAppendTime" else int(own[AFTER])
+    for topic, configs in outputs.items():
+        wrong: dict[str, int | str] = {}
+        if int(configs["max.message.bytes"]) < MIN_MESSAGE_BYTES:
+            wrong["max.message.bytes"] = MAX_MESSAGE_BYTES
+        if configs["message.timestamp.type"] == "CreateTime":
+            wrong |= {name: UNLIMITED for name in ANY_AGE if int(configs.get(name, UNLIMITED)) < UNLIMITED}
+            if int(configs.get(AFTER, UNLIMITED)) < ahead:
+                wrong[AFTER] = ahead
+        if "compact" in configs["cleanup.policy"]:  # it would take no record without a key, and one for each key
+            wrong["cleanup.policy"] = "delete"
+        if wrong:
+            has = ", ".join(f"{name}={configs[name]}" for name in wrong)
+            wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
             raise ConfigurationError(
-                f"{topic} takes {limit} bytes: kafka-configs --alter --topic {topic}"
-                f" --add-config max.message.bytes={MAX_MESSAGE_BYTES}, or at least {MIN_MESSAGE_BYTES}"
+                f"{topic} does not take all that {source} takes ({has}):"
+                f" kafka-configs --alter --topic {topic} --add-config {wanted}"
             )
-    return limits
 
 
 def open_partitions(admin: KafkaAdminClient, topics: Iterable[str]) -> list[TopicPartition]:
@@ -109,7 +162,7 @@ def open_partitions(admin: KafkaAdminClient, topics: Iterable[str]) -> list[Topi
     return [partition for partition in partitions if stable[partition].offset < ends[partition].offset]
 
 
-def _answer(topics: list[str], ask: Callable[[], dict[str, int]]) -> dict[str, int]:
+def _answer(topics: list[str], ask: Callable[[], dict[str, T]]) -> dict[str, T]:
     # Asks until every topic has an answer. Any broker may reply, and one that does not know a topic yet omits it.
     until = time.monotonic() + ANSWER_SECONDS
     while True:

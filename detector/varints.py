@@ -3,16 +3,18 @@
 https://kafka.apache.org/documentation/#messageformat uses the encoding of Protocol Buffers.
 """
 
-from kafka.errors import KafkaError
-
 Bytes = bytes | bytearray | memoryview
 
 LARGEST_REMEMBERED = 30_000
 """About as many as a batch has records, because offset deltas count up from 0."""
 
 
-class BatchError(KafkaError):
-    """A batch that cannot be read, or a record too large to be passed on; the message says which, and why."""
+class BatchError(ValueError):
+    """What a batch holds cannot be read; the message says why."""
+
+
+class OddNumber(BatchError):
+    """A number is spelled with more bytes or bits than it needs."""
 
 
 class _Varints(dict[int, bytes]):
@@ -33,7 +35,7 @@ class _Varints(dict[int, bytes]):
 class _Numbers(dict[bytes, int]):
     # Decodes on demand, and remembers short varints.
     def __missing__(self, data: bytes) -> int:
-        number, _ = read_varint(data, 0)
+        number, _ = read_as_java(data, 0, 64)
         if len(data) <= 2:
             self[data] = number
         return number
@@ -44,7 +46,7 @@ VARINT, NUMBER = _Varints(), _Numbers()
 
 
 def read_varint(data: Bytes, at: int) -> tuple[int, int]:
-    """Return the number at this index, and the index after it. Raises IndexError and BatchError."""
+    """Return the number at this index, and the index after it. Raises IndexError, and OddNumber."""
     byte = data[at]
     at += 1
     if byte < 128:
@@ -55,10 +57,30 @@ def read_varint(data: Bytes, at: int) -> tuple[int, int]:
         at += 1
         zigzag |= (byte & 127) << shift
         if byte < 128:
+            if not byte or zigzag >> 32:
+                raise OddNumber
             return zigzag >> 1 ^ -(zigzag & 1), at
         shift += 7
-        if shift > 63:
-            raise BatchError("a number has more than 64 bits")
+        if shift > 28:
+            raise OddNumber
+
+
+def read_as_java(data: Bytes, at: int, bits: int = 32) -> tuple[int, int]:
+    """Return the number at this index, and the index after it, however it is spelled. Raises IndexError and BatchError.
+
+    Java cuts off the bits that are too many, and takes bytes that add nothing. The delta of a timestamp has 64 bits,
+    every other number 32.
+    """
+    zigzag = shift = 0
+    while shift < bits:
+        byte = data[at]
+        at += 1
+        zigzag |= (byte & 127) << shift
+        if byte < 128:
+            zigzag &= (1 << bits) - 1
+            return zigzag >> 1 ^ -(zigzag & 1), at
+        shift += 7
+    raise BatchError(f"a number has more than {bits} bits")
 
 
 def int64(number: int) -> int:

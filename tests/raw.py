@@ -11,7 +11,7 @@ from kafka.protocol.producer import ProduceRequest
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.util import calc_crc32c
 
-from batches import decode, encode
+from batches import Columns, decode, encode
 from unpacking import HEADER, chunks
 from varints import VARINT
 
@@ -36,11 +36,11 @@ def content(value: bytes | None, key: bytes | None = None, headers: Sequence[tup
 
 def batch(records: Sequence[tuple[int, bytes]], codec: str = "none") -> bytes:
     """Return a batch of records, each a timestamp and a content, ready to be produced."""
-    (output,) = encode(records, 10**9)
+    (output,) = encode(Columns.of((0, timestamp, data) for timestamp, data in records), 10**9)
     bits, compress = CODECS[codec]
     data = bytearray(HEADER.size) + compress(bytes(output.data[HEADER.size :]))
-    last, times = output.record_count - 1, (output.base_timestamp, output.max_timestamp)
-    HEADER.pack_into(data, 0, 0, len(data) - 12, 0, 2, 0, bits, last, *times, -1, -1, -1, output.record_count)
+    count, times = len(records), (output.base_timestamp, output.max_timestamp)
+    HEADER.pack_into(data, 0, 0, len(data) - 12, 0, 2, 0, bits, count - 1, *times, -1, -1, -1, count)
     crc_at, attributes_at = DefaultRecordBatchBuilder.CRC_OFFSET, DefaultRecordBatchBuilder.ATTRIBUTES_OFFSET
     data[crc_at:attributes_at] = calc_crc32c(bytes(data[attributes_at:])).to_bytes(4, "big")
     return bytes(data)

@@ -17,13 +17,12 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.net.transport import KafkaSSLTransport
 from kafka.producer.producer_batch import ProducerBatch
-from kafka.protocol.schemas.fields.codecs.encode_buffer import EncodeBuffer
 from kafka.record import MemoryRecordsBuilder
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import ConsumerGroupMetadata
 
 import client
-from batches import decode, encode
+from batches import Columns, decode, encode
 from embedded import Cluster
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
@@ -34,6 +33,7 @@ from signals import Signals
 from unpacking import chunks
 from varints import VARINT
 
+INPUT = TopicPartition("input", 0)
 CONTENT = VARINT[-1] + VARINT[1] + b"x" + VARINT[0]
 
 
@@ -122,14 +122,14 @@ def test_a_damaged_batch_is_refused(consumer: KafkaConsumer) -> None:
 
 def test_a_batch_keeps_its_bytes_in_buffer() -> None:
     """`DefaultRecordBatch._buffer` is the whole batch as it came, until it is iterated over."""
-    (output,) = encode([(5, CONTENT)], 1000)
+    (output,) = encode(Columns.of([(0, 5, CONTENT)]), 1000)
     batch = DefaultRecordBatch(memoryview(output.data))
     assert batch._buffer == output.data
 
 
 def write(producer: KafkaProducer, topic: str, *timestamps: int) -> client.WrittenBatch:
     """Write a batch of small records."""
-    (output,) = encode([(timestamp, CONTENT) for timestamp in timestamps], 10**6)
+    (output,) = encode(Columns.of((n, timestamp, CONTENT) for n, timestamp in enumerate(timestamps)), 10**6)
     return client.write_whole_batch(producer, topic, 0, output)
 
 
@@ -142,7 +142,7 @@ def test_whole_batches_and_records_keep_their_order(producer: KafkaProducer, pip
         producer.send(pipeline.transactions, b"x", partition=0, timestamp_ms=n + 2)
     producer.flush()
     for batch in written:
-        batch.check()
+        batch.check(INPUT)
     producer.commit_transaction()
     found = pipeline.read(pipeline.transactions)
     assert [record.timestamp for record in found] == list(range(30))
@@ -154,7 +154,7 @@ def test_a_partition_is_added_to_the_transaction(producer: KafkaProducer, pipeli
     producer.begin_transaction()
     batch = write(producer, pipeline.transactions, 1)
     producer.flush()
-    batch.check()
+    batch.check(INPUT)
     producer.abort_transaction()
     producer.begin_transaction()
     write(producer, pipeline.transactions, 2)
@@ -168,7 +168,7 @@ def test_sequence_numbers_count_records(producer: KafkaProducer, pipeline: Pipel
     batches = [write(producer, pipeline.transactions, *range(size)) for size in (3, 1, 5, 2)]
     producer.commit_transaction()
     for batch in batches:
-        batch.check()
+        batch.check(INPUT)
     assert [batch.produce_future.value[0] for batch in batches] == [0, 3, 4, 9]
 
 
@@ -180,7 +180,7 @@ def test_a_batch_that_is_refused_fails_and_is_not_split(producer: KafkaProducer,
     batch = write(producer, small, *range(50))
     producer.flush()
     with pytest.raises(KafkaError, match="MessageSizeTooLarge"):
-        batch.check()
+        batch.check(INPUT)
 
 
 def test_a_batch_that_expires_fails() -> None:
@@ -195,10 +195,10 @@ def test_a_batch_that_expires_fails() -> None:
             cluster.brokers[0].pause()
             batch = write(producer, pipeline.transactions, 2)
             with pytest.raises(KafkaError, match="what became of a batch is not known"):
-                batch.check()
+                batch.check(INPUT)
             producer.flush()
             with pytest.raises(KafkaError, match=r"\[0\] does not take a batch: KafkaTimeoutError"):
-                batch.check()
+                batch.check(INPUT)
 
 
 def test_offsets_go_with_the_transaction(producer: KafkaProducer, pipeline: Pipeline) -> None:
@@ -223,7 +223,7 @@ def test_the_builder_takes_its_records_from_buffer() -> None:
     names = {"_buffer", "_num_records", "_last_offset", "_first_timestamp", "_max_timestamp"}
     records = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=0)
     assert all(hasattr(records._builder, name) for name in names)
-    (output,) = encode([(5, CONTENT), (9, CONTENT)], 1000)
+    (output,) = encode(Columns.of([(0, 5, CONTENT), (1, 9, CONTENT)]), 1000)
     builder = records._builder
     builder._buffer, builder._num_records, builder._last_offset = output.data, 2, 1
     builder._first_timestamp, builder._max_timestamp = output.base_timestamp, output.max_timestamp
@@ -234,21 +234,6 @@ def test_the_builder_takes_its_records_from_buffer() -> None:
     assert (built.records_count, built.last_offset, built.first_timestamp, built.max_timestamp) == (2, 1, 5, 9)
     assert [record.value for record in built] == [b"x", b"x"]
     assert records.next_offset() == 2
-
-
-def test_a_large_request_takes_no_more_than_its_size() -> None:
-    """`EncodeBuffer`: it grows to what is needed, keeps what it holds, and gives a large buffer back."""
-    buffer = EncodeBuffer()
-    buffer.ensure(3)
-    buffer.buf[:3], buffer.pos = b"abc", 3
-    buffer.ensure(50_000_000)
-    assert buffer.buf[:3] == b"abc"
-    assert 50_000_003 <= len(buffer.buf) < 51_000_000
-    buffer.pos += 50_000_000
-    buffer.ensure(10)
-    assert len(buffer.buf) < 51_000_000
-    buffer.reset()
-    assert (buffer.pos, len(buffer.buf) < 1_000_000) == (0, True)
 
 
 def test_brokers_tell_where_they_are(cluster: Cluster) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "detector"))
 
+from kafka import TopicPartition
+
 import app
 import client
 import consumer
@@ -16,7 +18,7 @@ read = consumer.Consumer.read
 CARELESS = os.environ["CARELESS"].split()
 
 if "unchecked" in CARELESS:  # does not look at what became of its batches
-    client.WrittenBatch.check = lambda self: None
+    client.WrittenBatch.check = lambda self, source: None
 
 if "slow" in CARELESS:  # makes the moment between reading and writing long enough to hit
 
@@ -34,10 +36,11 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
     slowly = consumer.Consumer.read
     consumer.Consumer._is_stable = lambda self, group: True
 
-    def stay(self: consumer.Consumer) -> None:
+    def stay(self: consumer.Consumer) -> dict[TopicPartition, int]:
         """Go on from where the client is."""
         self.positions = {partition: self.client.position(partition) for partition in self.client.assignment()}
-        self.next_offsets = self.positions.copy()
+        self.read_to, self.committed = self.positions.copy(), self.positions.copy()
+        return {}
 
     consumer.Consumer._rewind = stay
 
