@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from settings import Settings
+from kafka import TopicPartition
+
+from exactly_once import Record
 
 LISTED = 8
 """How many alerts a summary names: a message stays below 2,000 characters, the most that Discord accepts."""
@@ -19,10 +21,15 @@ class Alert(NamedTuple):
     place: str
 
 
-def alert_of(record: Any, settings: Settings) -> Alert | None:
-    """Return the alert for a record, or None for a fraud of a small amount. Raises ValueError for anything else."""
-    place = f"{record.topic}[{record.partition}] offset {record.offset}"
-    if record.topic == settings.alerts_topic:
+def alert_of(source: TopicPartition, record: Record, least_fraud: float | None) -> Alert | None:
+    """Return the alert for a record, or None for a fraud of less than this amount. Raises ValueError for anything else.
+
+    Without an amount the source has alerts, else frauds.
+    """
+    place = f"{source.topic}[{source.partition}] offset {record.offset}"
+    if record.problem:
+        raise ValueError(record.problem)
+    if least_fraud is None:
         fields = members(
             record.value, id=str, rule=str, target=str, sources=int, sum=float, currency=str, first=int, last=int
         )
@@ -33,11 +40,11 @@ def alert_of(record: Any, settings: Settings) -> Alert | None:
         )
         return Alert(visible(fields["id"], 64), text, place)
     fields = members(record.value, source=str, target=str, amount=float, currency=str)
-    if fields["amount"] < settings.alert_amount:
+    if fields["amount"] < least_fraud:
         return None
     amount, currency = number(fields["amount"]), visible(fields["currency"], 3)
     text = f"Fraud: {visible(fields['source'])} sent {amount} {currency} to {visible(fields['target'])}"
-    return Alert(f"fraud-{record.partition}-{record.offset}", text, place)
+    return Alert(f"fraud-{source.partition}-{record.offset}", text, place)
 
 
 def message(alerts: Sequence[Alert]) -> tuple[str, str]:
@@ -70,7 +77,7 @@ def duration(milliseconds: int) -> str:
     return "1 second"
 
 
-def members(value: bytes | None, **kinds: type) -> dict[str, Any]:
+def members(value: memoryview | None, **kinds: type) -> dict[str, Any]:
     """Return the members of the JSON object in the value. Raises ValueError if one is missing or of another kind."""
     try:
         found = json.loads(str(value or b"", "utf-8"), parse_constant=str)

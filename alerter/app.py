@@ -1,29 +1,70 @@
 """Alerter: tells people what the alerts topic says, at least once each."""
 
-import logging
 import os
-import signal
+import re
+import sys
 import time
 from concurrent.futures import wait
-from pathlib import Path
-from threading import Event
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
-from kafka import TopicPartition, errors
+from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from alerts import alert_of
-from client import connect
-from receivers import Receiver, receivers_of
-from settings import ConfigurationError, Settings
+from alerter.alerts import alert_of
+from alerter.receivers import Receiver, receivers_of
+from exactly_once.kafka_python import connect, read_whole_batches
+from exactly_once.records import records_of
+from service.log import REPORT_SECONDS, log, set_up_logging, touch
+from service.settings import NUMBER, Cluster, ConfigurationError, Environment
+from service.stopping import Stopping
 
 MOST_WAITING = 10_000
 """While this many alerts wait for one receiver, no more are read."""
 
+FETCH_BYTES = 1024 * 1024
 POLL_MS, ANSWER_MS, CLOSE_MS = 200, 20_000, 3000
-HEARTBEAT_SECONDS, REJOIN_SECONDS, LAST_ATTEMPT_SECONDS = 5, 15, 15
+REJOIN_SECONDS, LAST_ATTEMPT_SECONDS, RETRY_SECONDS = 15, 15, 1
 
-log = logging.getLogger("alerter")
+
+@dataclass(frozen=True)
+class Settings:
+    """The values from the environment, checked."""
+
+    cluster: Cluster
+    alerts_topic: str
+    fraud_topic: str
+    """Empty if only alerts are read."""
+    alert_amount: float
+    """Frauds of this amount or more are reported as well, in any currency."""
+    consumer_group: str
+    urls: tuple[str, ...] = field(repr=False)
+    """The receivers' addresses, for Apprise. They contain passwords and tokens."""
+    alerts_per_minute: int
+    heartbeat_file: str
+
+    @property
+    def topics(self) -> set[str]:
+        """The topics to read."""
+        return {self.alerts_topic, self.fraud_topic} - {""}
+
+    @classmethod
+    def from_env(cls, environment: Environment) -> "Settings":
+        """Read the settings. Raises ConfigurationError at the first variable that is missing or malformed."""
+        read = environment.text
+        amount = read("ALERT_AMOUNT", rf"inf|{NUMBER}", "a number above 0, such as 1000, or leave it out", "inf")
+        example = "streaming.transactions.fraud, or leave out ALERT_AMOUNT"
+        return cls(
+            environment.cluster(),
+            environment.topic("ALERTS_TOPIC", "streaming.alerts"),
+            "" if amount == "inf" else environment.topic("FRAUD_TOPIC", example),
+            float(amount),
+            environment.name("CONSUMER_GROUP", "alerter"),
+            tuple(re.split(r"\s+|,(?=\w+://)", urls)) if (urls := environment.secret("ALERT_URLS")) else (),
+            int(read("ALERTS_PER_MINUTE", "0*[1-9][0-9]{0,5}", "a whole number above 0", "10")),
+            environment.heartbeat_file(),
+        )
 
 
 class Alerter:
@@ -33,12 +74,13 @@ class Alerter:
         self.settings, self.receivers, self.consumer = settings, receivers, consumer
         self.committed: dict[TopicPartition, int] = {}
         self.stable_at = self.ticked_at = time.monotonic()
+        read_whole_batches(consumer)
         consumer.subscribe(sorted(settings.topics))
         consumer.topics()  # otherwise the client may believe that they have no partitions, and stay idle
 
-    def run(self, stopping: Event) -> None:
+    def run(self, stopping: Stopping) -> None:
         """Work until a signal comes. Raises KafkaError; TimeoutError if a receiver hangs."""
-        while not stopping.is_set():
+        while not stopping.is_set:
             self.read()
             for receiver in self.receivers:
                 receiver.step()
@@ -54,14 +96,15 @@ class Alerter:
         """Hand the next records to every receiver. Always polls, which keeps this instance in its group."""
         is_full = any(len(receiver.waiting) >= MOST_WAITING for receiver in self.receivers)
         (self.consumer.pause if is_full else self.consumer.resume)(*self.consumer.assignment())
-        for partition, records in self.consumer.poll(timeout_ms=POLL_MS).items():
-            for record in records:
-                try:
-                    if alert := alert_of(record, self.settings):
-                        for receiver in self.receivers:
-                            receiver.waiting[partition, record.offset] = alert
-                except ValueError as error:
-                    log.warning("%s[%d]: passed over offset %d: %s", *partition, record.offset, error)
+        for source, record in records_of(self.consumer.poll(timeout_ms=POLL_MS)):
+            is_fraud = source.topic == self.settings.fraud_topic
+            try:
+                alert = alert_of(source, record, self.settings.alert_amount if is_fraud else None)
+                if alert:
+                    for receiver in self.receivers:
+                        receiver.waiting[source, record.offset] = alert
+            except ValueError as error:
+                log.warning("%s[%d]: passed over offset %d: %s", *source, record.offset, error)
 
     def commit(self) -> None:
         """Commit, for each partition, the offset before which all receivers have confirmed everything."""
@@ -86,37 +129,54 @@ class Alerter:
         self.stable_at = now if is_well else self.stable_at
         if now - self.stable_at > REJOIN_SECONDS:
             raise errors.KafkaError(f"this instance does not get into the group {self.settings.consumer_group}")
-        if now - self.ticked_at < HEARTBEAT_SECONDS:
+        if now - self.ticked_at < REPORT_SECONDS:
             return
         self.ticked_at = now
         is_well &= self.settings.topics <= self.consumer.topics()  # Kafka answers, and nobody has deleted them
-        if self.settings.heartbeat_file and is_well and not any(receiver.is_stuck for receiver in self.receivers):
-            try:
-                Path(self.settings.heartbeat_file).touch()
-            except OSError as error:
-                log.warning("HEARTBEAT_FILE %s cannot be written: %s", self.settings.heartbeat_file, error.strerror)
+        if is_well and not any(receiver.is_stuck for receiver in self.receivers):
+            touch(self.settings.heartbeat_file)
 
 
-def main() -> int:
-    """Return the exit code: 0 after a signal, 1 if Kafka failed or a receiver hung, 2 for bad configuration."""
-    # Only our own log: apprise and its libraries quote addresses, and the Kafka client logs too much.
-    logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
-    logging.captureWarnings(True)
-    log.setLevel(logging.INFO)
-    stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+def start(settings: Settings, receivers: list[Receiver], stopping: Stopping) -> None:
+    """Wait for Kafka and the topics, and work until a signal. Raises KafkaError; TimeoutError if a receiver hangs."""
+    consumer = connect(
+        KafkaConsumer,
+        settings.cluster,
+        stopping,
+        group_id=settings.consumer_group,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        fetch_max_bytes=FETCH_BYTES,
+        max_partition_fetch_bytes=FETCH_BYTES,
+        max_poll_records=FETCH_BYTES,  # counts batches here: no limit below the fetch
+        session_timeout_ms=6000,  # a killed instance is noticed after this time; the default minimum of brokers
+        heartbeat_interval_ms=2000,
+        metrics_enabled=False,
+    )
+    while missing := settings.topics - consumer.topics():
+        log.warning("Kafka shows no topic %s yet: create it, or start what does", " and ".join(sorted(missing)))
+        for _ in range(10):
+            time.sleep(RETRY_SECONDS / 10)
+            if stopping.is_set:
+                return
+    Alerter(settings, receivers, consumer).run(stopping)
+
+
+def main() -> NoReturn:
+    """End with the exit code 0 after a signal, 1 if Kafka failed or a receiver hung, 2 for bad configuration."""
+    set_up_logging()
+    stopping, exit_code = Stopping(), 0
     try:
-        settings = Settings.from_env(os.environ)
-        receivers = receivers_of(settings)
+        settings = Settings.from_env(Environment(os.environ))
+        receivers = receivers_of(settings.urls, settings.alerts_per_minute)
         log.info("Starting with %s, telling %s", settings, ", ".join(receiver.name for receiver in receivers))
-        if consumer := connect(settings, stopping):
-            Alerter(settings, receivers, consumer).run(stopping)
+        with suppress(SystemExit):  # signalled while it was connecting
+            start(settings, receivers, stopping)
         log.info("Stopped")
-        return 0
     except ConfigurationError as error:
         log.error("%s", error)
-        return 2
+        sys.exit(2)
     except Exception as error:  # an unexpected error's text may quote an address
         if isinstance(error, errors.KafkaTimeoutError | errors.RequestTimedOutError):
             reason = "Kafka does not answer"
@@ -125,8 +185,9 @@ def main() -> int:
         else:
             reason = f"an unexpected {type(error).__name__}"
         log.error("Ending, a restart continues from the committed offsets: %s", reason)
-        return 1
+        exit_code = 1
+    os._exit(exit_code)  # on a normal return the process would wait for a receiver that hangs
 
 
 if __name__ == "__main__":
-    os._exit(main())  # on a normal return the process would wait for a receiver that hangs
+    main()

@@ -1,9 +1,8 @@
 """The receivers of alerts. Each has a thread, so that one that hangs or is away does not delay the others."""
 
-import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -11,15 +10,14 @@ from itertools import islice
 from apprise import Apprise, NotifyBase, NotifyFormat
 from kafka import TopicPartition
 
-from alerts import Alert, message
-from settings import ConfigurationError, Settings
+from alerter.alerts import Alert, message
+from service.log import log
+from service.settings import ConfigurationError
 
 ATTEMPT_SECONDS = 300
 """Apprise's own timeouts, a few seconds each, end an attempt much sooner, unless the answer drips in and never ends."""
 
 LONGEST_PAUSE_SECONDS, STUCK_SECONDS = 60, 20
-
-log = logging.getLogger("alerter")
 
 
 class Receiver:
@@ -70,20 +68,20 @@ class Receiver:
         return self.pause > 0 or (self.attempt is not None and time.monotonic() - self.started > STUCK_SECONDS)
 
 
-def receivers_of(settings: Settings) -> list[Receiver]:
+def receivers_of(urls: Sequence[str], alerts_per_minute: int) -> list[Receiver]:
     """Return a receiver for each address; the log, if there is no address. Raises ConfigurationError."""
-    if not settings.urls:
-        return [Receiver("this log (no ALERT_URLS)", lambda subject, body: True, settings.alerts_per_minute)]
+    if not urls:
+        return [Receiver("this log (no ALERT_URLS)", lambda subject, body: True, alerts_per_minute)]
     found = []
-    for number, url in enumerate(settings.urls, 1):
+    for number, url in enumerate(urls, 1):
         service = Apprise.instantiate(url)
         if not service:
             raise ConfigurationError(
-                f"ALERT_URLS: apprise does not take address {number} of {len(settings.urls)}: give it one such as"
+                f"ALERT_URLS: apprise does not take address {number} of {len(urls)}: give it one such as"
                 " mailtos://user:password@example.org"
             )
         tell = partial(_tell, service)
-        found.append(Receiver(f"receiver {number} ({service.schema})", tell, settings.alerts_per_minute))
+        found.append(Receiver(f"receiver {number} ({service.schema})", tell, alerts_per_minute))
     return found
 
 

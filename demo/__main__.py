@@ -23,12 +23,11 @@ from demo.page import Page
 from demo.view import render, watch
 from demo.web import PORT, PageError, serving
 from embedded import Cluster, JarError, ServerError
-from embedded.pipeline import ROOT, Pipeline
+from embedded.pipeline import Pipeline
 from embedded.service import Restarted, Service, ServiceError, wait_until
 
 RATE = os.environ.get("TRANSACTIONS_PER_SECOND") or "1000"
 WEB_HELP = f"show it as a page as well, at http://localhost:{PORT} unless another port is given"
-SMURFING = (sys.executable, "smurfing.py")
 RING_SECONDS = 5
 """How long the view is shown before the rings are sent."""
 TITLE = f"{RATE} transactions/s, and a malformed one every two seconds"
@@ -69,8 +68,8 @@ class Attack:
         """Start the services, which end with the stack, and wait until they are ready. Raises TimeoutError."""
         self.pipeline, self.receivers = pipeline, ("", "")
         environ = pipeline.environ("detector", ALERTS_TOPIC=ALERTS_TOPIC)
-        find = partial(Service, ROOT / "detector", environ | {"CONSUMER_GROUP": SMURFING_GROUP}, SMURFING, "smurfing")
-        tell = partial(Service, ROOT / "alerter", environ | {"CONSUMER_GROUP": ALERTER_GROUP})
+        find = partial(Service, "smurfing", environ | {"CONSUMER_GROUP": SMURFING_GROUP})
+        tell = partial(Service, "alerter", environ | {"CONSUMER_GROUP": ALERTER_GROUP})
         self.services = [stack.enter_context(Restarted(service)) for service in (find, tell)]
         wait_until(lambda: is_ready(pipeline), 120, lambda: self.services[0].log)
         self.started = time.monotonic()

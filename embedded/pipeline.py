@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer
@@ -12,9 +11,8 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from embedded import records
 from embedded.records import Record
+from embedded.service import ROOT as ROOT
 from embedded.service import Restarted, Service, wait_until
-
-ROOT = Path(__file__).parent.parent
 
 ROUTES = {"legit": "legit", "fraud": "fraud", "dead_letter": "dead-letter"}
 """The detector's routes, as the code names them, and how the names of their topics end."""
@@ -102,7 +100,7 @@ class Pipeline:
 
     def service(self, name: str, **more: str) -> Service:
         """Start the generator or the detector; in a `with` block, it is killed at the end if it still runs."""
-        return Service(ROOT / name, self.environ(name, **more))
+        return Service(name, self.environ(name, **more))
 
     def restarted(self, name: str, **more: str) -> Restarted:
         """Start the generator or the detector, and start it again when it ends, as Compose would."""

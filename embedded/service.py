@@ -13,7 +13,7 @@ from typing import Self
 
 from kafka.errors import KafkaError
 
-OURS = (sys.executable, "app.py")
+ROOT = Path(__file__).parent.parent
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.1, 2.0
 """Before a service is started again: as in Docker, the pause doubles unless the service has run for ten seconds."""
 
@@ -23,16 +23,14 @@ class ServiceError(Exception):
 
 
 class Service:
-    """A program in its folder, by default the generator's or the detector's; killed at the end of the `with` block."""
+    """A service as a process; killed at the end of the `with` block."""
 
-    def __init__(
-        self, folder: Path, environ: Mapping[str, str], command: Sequence[str] = OURS, name: str | None = None
-    ) -> None:
-        """Start it, with these variables added to the environment; its name is the folder's unless it is given."""
-        self.name = name or folder.name
+    def __init__(self, name: str, environ: Mapping[str, str], command: Sequence[str] = (), folder: Path = ROOT) -> None:
+        """Start it, with these variables added to the environment: the one of this name, or a command in a folder."""
+        self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the service)
         self.process = subprocess.Popen(
-            command,
+            command or service_command(name),
             cwd=folder,
             env={**os.environ, **environ},
             stdout=self._log,
@@ -83,6 +81,11 @@ class Service:
         """Send it a signal, and return the exit code. Raises TimeoutError."""
         self.process.send_signal(number)
         return self.wait(seconds)
+
+
+def service_command(name: str) -> list[str]:
+    """Return how a service is started in the repository's root."""
+    return [sys.executable, "-m", f"{name}.app"]
 
 
 class Restarted:

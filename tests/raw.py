@@ -11,9 +11,9 @@ from kafka.protocol.producer import ProduceRequest
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.util import calc_crc32c
 
-from batches import Columns, decode, encode
-from unpacking import HEADER, chunks
-from varints import VARINT
+from exactly_once.records import Columns, decode, encode
+from exactly_once.unpacking import HEADER, chunks
+from exactly_once.varints import VARINT
 
 CODECS = {
     "none": (0, bytes),

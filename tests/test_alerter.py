@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from email import message_from_bytes
@@ -23,7 +22,7 @@ from embedded import records as kafka_records
 from embedded.cluster import free_ports
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
-from embedded.service import Service, wait_until
+from embedded.service import Service, service_command, wait_until
 from harness import transaction
 
 SECRET = "hunter2"
@@ -155,7 +154,7 @@ class Alerts:
             "ALERTS_PER_MINUTE": "1000",
             **more,
         }
-        self.services.append(self.stack.enter_context(Service(ROOT / "alerter", environ)))
+        self.services.append(self.stack.enter_context(Service("alerter", environ)))
         return self.services[-1]
 
     def write(self, *written: Record) -> None:
@@ -401,8 +400,8 @@ def test_bad_configuration(variable: str, value: str, remedy: str) -> None:
     """Exit code 2 at once, and one line that names the variable and the remedy, and no secret."""
     environ = {**os.environ, "KAFKA_BROKER_URL": "localhost:1", "ALERTS_TOPIC": "streaming.alerts", variable: value}
     ended = subprocess.run(
-        [sys.executable, "app.py"],
-        cwd=ROOT / "alerter",
+        service_command("alerter"),
+        cwd=ROOT,
         env=environ,
         capture_output=True,
         text=True,

@@ -10,9 +10,9 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import Service, wait_until
+from exactly_once.varints import VARINT
 from harness import transaction, wait_for_error
 from raw import CODECS, batch, content, wire
-from varints import VARINT
 
 HEADERS: dict[str, tuple[tuple[bytes, bytes | None], ...]] = {
     "none": (),

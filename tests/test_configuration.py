@@ -2,16 +2,22 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-import rule
+from detector.app import branching
 from embedded import pipeline
+from embedded.service import service_command
+from service.settings import Environment
 
 ROOT = Path(__file__).parent.parent
+OUTPUTS = {
+    "LEGIT_TOPIC": "streaming.transactions.legit",
+    "FRAUD_TOPIC": "streaming.transactions.fraud",
+    "DEAD_LETTER_TOPIC": "streaming.transactions.dead-letter",
+}
 GENERATOR = {
     "KAFKA_BROKER_URL": "localhost:1",
     "TRANSACTIONS_TOPIC": "queueing.transactions",
@@ -20,7 +26,7 @@ GENERATOR = {
 DETECTOR = {
     "KAFKA_BROKER_URL": "localhost:1",
     "TRANSACTIONS_TOPIC": "queueing.transactions",
-    **dict(rule.ROUTES.values()),
+    **OUTPUTS,
 }
 BROKERS = [
     ("broker", "host:port"),
@@ -70,8 +76,8 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
     """The line names the variable (or the topic that is there twice), its value, and what would be right."""
     environ = {**os.environ, **(GENERATOR if service == "generator" else DETECTOR), variable: value}
     ended = subprocess.run(
-        [sys.executable, "app.py"],
-        cwd=ROOT / service,
+        service_command(service),
+        cwd=ROOT,
         env=environ,
         capture_output=True,
         text=True,
@@ -88,10 +94,10 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
 
 
 def test_every_route_has_its_variable() -> None:
-    """The rule's routes are those of the compositions, of the users' rights, and of what the tests and the demo run."""
-    assert tuple(rule.ROUTES) == tuple(pipeline.ROUTES)
-    variables = {variable for variable, _ in rule.ROUTES.values()}
+    """The detector's routes are those of the compositions, of the users' rights, and of what the demo runs."""
+    job = branching(Environment(DETECTOR))
+    assert job.routes == dict(zip(pipeline.ROUTES, OUTPUTS.values(), strict=True))
     for file, service in (("docker-compose.yml", "detector"), ("compose/monitoring.yml", "dashboard")):
-        assert variables <= set(yaml.safe_load((ROOT / file).read_text())["services"][service]["environment"])
+        assert set(OUTPUTS) <= set(yaml.safe_load((ROOT / file).read_text())["services"][service]["environment"])
     users = yaml.safe_load((ROOT / "compose/secure.kafka.yml").read_text())["services"]["users"]["environment"]
-    assert users["OUTPUT_TOPICS"].split() == [f"${{{name}:-{topic}}}" for name, topic in rule.ROUTES.values()]
+    assert users["OUTPUT_TOPICS"].split() == [f"${{{name}:-{topic}}}" for name, topic in OUTPUTS.items()]

@@ -61,7 +61,7 @@ def port(pipeline: Pipeline) -> Iterator[int]:
     """The port of the dashboard, a process as in production."""
     (free,) = free_ports(1)
     environ = pipeline.environ("detector", WEB_PORT=str(free))
-    with Service(ROOT, environ, (sys.executable, "-m", "demo.dashboard"), "dashboard") as dashboard:
+    with Service("dashboard", environ, (sys.executable, "-m", "demo.dashboard")) as dashboard:
         wait_until(lambda: get(free, "/health")[0] == 200, 120, lambda: dashboard.log)
         yield free
         assert dashboard.stop() == 0, dashboard.log
@@ -241,12 +241,12 @@ def test_the_page_reconnects(browser: Browser, pipeline: Pipeline) -> None:
     environ = pipeline.environ("detector", WEB_PORT=str(port))
     with closing(browser.new_context()) as context:
         page = context.new_page()
-        with Service(ROOT, environ, command, "dashboard"):
+        with Service("dashboard", environ, command):
             wait_until(lambda: get(port, "/health")[0] == 200, 120)
             page.goto(f"http://localhost:{port}/")
             expect(page.locator("#state")).to_have_text("live")
         expect(page.locator("#state")).to_contain_text("stale")
-        with Service(ROOT, environ, command, "dashboard"):
+        with Service("dashboard", environ, command):
             expect(page.locator("#state")).to_have_text("live")
 
 

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from bench import report
+from detector.rule import FRAUD, decide
 from embedded.java import TOOLS
 from embedded.pipeline import ROOT, ROUTES, Pipeline
 from harness import AUDIT, PLAIN_LINE
-from rule import FRAUD, decide
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FILES = [
@@ -245,7 +245,7 @@ def test_the_transactions_that_the_readme_shows_are_fraud() -> None:
     lines = re.findall(r"^\{.*\}$", (ROOT / "README.md").read_text(), re.M)
     assert lines
     for line in lines:
-        assert decide(line.encode())[0] == FRAUD
+        assert decide(line.encode()).route == FRAUD
         assert list(json.loads(line)) == ["source", "target", "amount", "currency"]
         assert json.dumps(json.loads(line)) == line
 

@@ -7,10 +7,10 @@ from statistics import median
 
 import pytest
 
+from detector.rule import FRAUD, LEGIT, decide
 from embedded import Cluster
 from embedded.pipeline import Pipeline
 from embedded.service import wait_until
-from rule import FRAUD, LEGIT, decide
 
 
 def totals(log: str) -> tuple[int, int]:
@@ -27,7 +27,7 @@ def test_the_limit_is_delivered_exactly(pipeline: Pipeline) -> None:
         assert totals(generator.log) == (12_345, 0)
     values = [record.value for record in pipeline.read(pipeline.transactions)]
     assert len(values) == len(set(values)) == 12_345
-    routes = [decide(value)[0] for value in values]
+    routes = [decide(value).route for value in values]
     assert routes.count(FRAUD) + routes.count(LEGIT) == 12_345
     assert 1_000 < routes.count(FRAUD) < 1_500
 

@@ -116,7 +116,7 @@ def test_a_port_that_is_taken_is_bad_configuration(name: str, pipeline: Pipeline
 def test_without_a_port_nothing_is_imported(name: str, pipeline: Pipeline) -> None:
     """Who does not ask for metrics does not load the library for them."""
     environment = pipeline.environ(name, PYTHONPROFILEIMPORTTIME="1")
-    with Service(ROOT / name, environment) as service:
+    with Service(name, environment) as service:
         service.wait_for("rate=")  # it is at work
         assert "kafka" in service.log
         assert "prometheus" not in service.log

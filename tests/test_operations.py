@@ -10,12 +10,12 @@ from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartitio
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import MemberState
 
-import client
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import Restarted, Service, wait_until
+from exactly_once import kafka_python
+from exactly_once.topics import MAX_MESSAGE_BYTES
 from harness import transaction, wait_for_error, wait_for_shares, wait_until_at_work
-from topics import MAX_MESSAGE_BYTES
 
 
 def last_line(detector: Service) -> str:
@@ -48,7 +48,7 @@ def test_a_new_partition_is_found_while_it_runs(pipeline: Pipeline) -> None:
 
 def test_a_rebalance_that_a_poll_does_not_wait_for(pipeline: Pipeline) -> None:
     """Later polls continue the rebalance; unpatched, kafka-python would be out of the group for good."""
-    assert client  # its import changes kafka-python so that they do
+    assert kafka_python  # its import changes kafka-python so that they do
     consumer = KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name, metadata_max_age_ms=500)
     consumer.subscribe([pipeline.transactions])
     wait_until(lambda: consumer.poll(1000) == {} and len(consumer.assignment()) == 1, 120)

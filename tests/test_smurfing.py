@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from embedded import records
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
-from embedded.service import Service, wait_until
+from embedded.service import Service, service_command, wait_until
 from harness import transaction
 
 MINUTE = 60_000
-COMMAND = (sys.executable, "smurfing.py")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +32,7 @@ def test_bad_configuration(variable: str, value: str, remedy: str) -> None:
     """Exit code 2, and one line that says what to change."""
     environ = {**os.environ, "KAFKA_BROKER_URL": "localhost:1", "FRAUD_TOPIC": "frauds", variable: value}
     ended = subprocess.run(
-        COMMAND, cwd=ROOT / "detector", env=environ, capture_output=True, text=True, timeout=120, check=False
+        service_command("smurfing"), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
@@ -57,7 +55,7 @@ def test_the_tutorials_example(pipeline: Pipeline, tmp_path: Path) -> None:
         "detector", CANDIDATES_TOPIC=candidates, ALERTS_TOPIC=alerts, HEARTBEAT_FILE=str(heartbeat)
     )
     before = time.time() * 1000
-    with Service(ROOT / "detector", environ, COMMAND, name="smurfing") as detector:
+    with Service("smurfing", environ) as detector:
         records.write(pipeline.broker_url, pipeline.fraud, written)
         wait_until(lambda: pipeline.count(alerts) > 0, 120, lambda: detector.log)
         detector.wait_for("frauds=149 candidates=99 alerts=1 lag=0")

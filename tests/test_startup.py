@@ -5,13 +5,14 @@ from contextlib import ExitStack
 import pytest
 from kafka import KafkaAdminClient
 
+from detector.app import branching
 from embedded import Cluster
 from embedded.brokers import HOST
 from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.service import wait_until
-from settings import Settings
-from topics import prepare_topics
+from exactly_once.topics import prepare_topics
+from service.settings import Environment
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_the_brokers_that_do_not_know_a_new_topic_yet_are_waited_for() -> None:
     with Cluster(brokers=2) as cluster:
         for _ in range(20):  # without the wait, one in eight fails
             pipeline = Pipeline(cluster.bootstrap_servers)
-            settings = Settings.from_env(pipeline.environ("detector"))
+            job = branching(Environment(pipeline.environ("detector")))
             admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
-            assert set(prepare_topics(admin, settings)) == set(pipeline.routes)
+            assert set(prepare_topics(admin, job.inputs, job.outputs)) == set(pipeline.outputs)
             admin.close()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rule import DEAD_LETTER, FRAUD, LEGIT, decide
+from detector.rule import DEAD_LETTER, FRAUD, IS_FRAUD, IS_LEGIT, LEGIT, decide
 
 CORPUS = Path(__file__).parent / "corpus.jsonl"
 ROUTES = {"legit": LEGIT, "fraud": FRAUD, "dead_letter": DEAD_LETTER}
@@ -39,15 +39,15 @@ def transaction(**members: object) -> bytes:
 @pytest.mark.parametrize(("value", "expected"), cases())
 def test_corpus(value: bytes | None, expected: str) -> None:
     """Every case of the corpus gets its route, and a reason if and only if it is a dead letter."""
-    route, reason = decide(value)
-    assert route == expected
-    assert bool(reason) == (expected == DEAD_LETTER)
+    decision = decide(value)
+    assert decision.route == expected
+    assert bool(decision.reason) == (expected == DEAD_LETTER)
 
 
 @given(st.one_of(st.none(), st.binary(max_size=200)))
 def test_any_bytes_have_an_answer(value: bytes | None) -> None:
     """Nothing makes it raise."""
-    assert decide(value)[0] in ROUTES.values()
+    assert decide(value).route in ROUTES.values()
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=8))
@@ -55,13 +55,13 @@ def test_any_json_as_amount_has_an_answer(amount: object) -> None:
     """An amount of any type is legit or fraud if it is a number above 0, else a dead letter."""
     number = type(amount) in (int, float) and 0 < amount < float("inf")  # type: ignore[operator]
     expected = (FRAUD if amount >= 900 else LEGIT) if number else DEAD_LETTER  # type: ignore[operator]
-    assert decide(transaction(amount=amount))[0] == expected
+    assert decide(transaction(amount=amount)).route == expected
 
 
 def test_a_large_value_is_no_obstacle() -> None:
     """A megabyte of extra member in a valid transaction changes nothing."""
-    assert decide(transaction(note="x" * 1_000_000)) == (LEGIT, "")
-    assert decide(transaction(note="x" * 1_000_000, amount=900)) == (FRAUD, "")
+    assert decide(transaction(note="x" * 1_000_000)) is IS_LEGIT
+    assert decide(transaction(note="x" * 1_000_000, amount=900)) is IS_FRAUD
 
 
 @pytest.mark.parametrize(
@@ -78,18 +78,18 @@ def test_a_large_value_is_no_obstacle() -> None:
 )
 def test_what_laxer_decoders_take_is_a_dead_letter(value: bytes) -> None:
     """Some JSON decoders take these; the rule does not."""
-    assert decide(transaction(note="HERE").replace(b'"HERE"', value))[0] == DEAD_LETTER
+    assert decide(transaction(note="HERE").replace(b'"HERE"', value)).route == DEAD_LETTER
 
 
 @pytest.mark.parametrize("value", [rb'"\\u12"', rb'"\u00e9\\\"\/\b\f\n\r\t"', '"٩"'.encode()])
 def test_escapes_and_foreign_digits_in_strings_are_fine(value: bytes) -> None:
     """What looks like a bad escape or a bad digit is none where the string allows it."""
-    assert decide(transaction(note="HERE").replace(b'"HERE"', value))[0] == LEGIT
+    assert decide(transaction(note="HERE").replace(b'"HERE"', value)).route == LEGIT
 
 
 def test_a_reason_is_short() -> None:
     """A reason goes into a header: it stays short, whatever the value is."""
-    longest = max(len(decide(case.values[0])[1].encode()) for case in cases())
+    longest = max(len(decide(case.values[0]).reason.encode()) for case in cases())
     assert longest < 200
 
 
@@ -97,14 +97,14 @@ def test_a_reason_is_short() -> None:
 def test_the_environment_does_not_move_the_limit_for_digits(limit: str) -> None:
     """Python's own limit for integers can be set from outside; the rule's stays."""
     program = (
-        "from rule import decide\n"
+        "from detector.rule import decide\n"
         "for digits in (4300, 4301):\n"
         '    value = b\'{"source":"a","target":"b","currency":"EUR","amount":\' + b\'9\' * digits + b\'}\'\n'
-        "    print(decide(value)[0])\n"
+        "    print(decide(value).route)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONINTMAXSTRDIGITS": limit},
         capture_output=True,
         text=True,

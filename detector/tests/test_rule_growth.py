@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rule import DEAD_LETTER, FRAUD, LEGIT, MAX_DIGITS, decide
+from detector.rule import DEAD_LETTER, FRAUD, LEGIT, MAX_DIGITS, decide
 
 REST = b'"source": "alice", "target": "bob", "amount": 10, "currency": "EUR"}'
 ASTRAL = "\N{GRINNING FACE}".encode()  # one of these, and Python takes four bytes for each character of the text
@@ -118,7 +118,7 @@ def test_growth_is_linear(shape: Shape, route: str, small_size: int, large_size:
     """A value so many times larger takes at most about so many times more memory and time, and goes the same way."""
     gc.collect()
     small, large = shape(small_size), shape(large_size)
-    assert decide(memoryview(small))[0] == decide(memoryview(large))[0] == route
+    assert decide(memoryview(small)).route == decide(memoryview(large)).route == route
     growth = len(large) / len(small)
     assert peak_bytes(large) < 2 * growth * peak_bytes(small) + 100_000
     # Where there is hardly more to do than to copy the value, it takes long once it does not fit the processor's cache.

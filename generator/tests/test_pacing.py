@@ -2,7 +2,7 @@
 
 import pytest
 
-from pacing import BURST_SECONDS, MAX_LAG_SECONDS, Pacer
+from generator.pacing import BURST_SECONDS, MAX_LAG_SECONDS, Pacer
 
 UNLIMITED = float("inf")
 MANY = 10**9

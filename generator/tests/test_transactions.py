@@ -4,7 +4,7 @@ import json
 import random
 import re
 
-from transactions import create_random_transaction
+from generator.transactions import create_random_transaction
 
 COUNT = 20_000
 

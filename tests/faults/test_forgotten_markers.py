@@ -14,8 +14,8 @@ from embedded import Cluster
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
+from exactly_once.topics import open_partitions
 from harness import transaction, wait_for_shares
-from topics import open_partitions
 
 VALUES = [transaction(amount) for amount in (1, 2, 3)]
 

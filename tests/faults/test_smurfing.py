@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -50,8 +49,7 @@ class SmurfingTrial(Trial):
             "TRANSACTIONAL_ID": f"{self.pipeline.name}-{len(self.instances)}",
         } | environ
         variables = self.pipeline.environ("detector", **environ)
-        command = (sys.executable, "smurfing.py")
-        instance = Restarted(lambda: Service(self.folder, variables, command, name="smurfing"))
+        instance = Restarted(lambda: Service("smurfing", variables))
         self.instances.append(instance)
         return instance
 

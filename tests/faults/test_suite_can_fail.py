@@ -2,25 +2,26 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
 
 from embedded import Cluster
-from embedded.pipeline import ROOT, Pipeline
+from embedded.pipeline import Pipeline
 from embedded.service import wait_until
 from faults.test_faults import says
 from faults.trial import Trial
 from harness import wait_for_shares
 
-CARELESS = ROOT / "tests/faults/careless"
+CARELESS = (sys.executable, "tests/faults/careless/app.py")
 """Our detector with functions replaced."""
 
 
 def test_the_tutorials_detector_loses_records(cluster: Cluster, seed: int) -> None:
     """Killed, it goes on at the end of the topic, and a value that is no JSON stops it for good."""
     pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
-    with Trial("tutorial", pipeline, seed, ROOT / "tests/faults/tutorial") as trial:
+    with Trial("tutorial", pipeline, seed, (sys.executable, "tests/faults/tutorial/app.py")) as trial:
         for topic in pipeline.outputs:
             pipeline.create(topic)
         detector = trial.start()

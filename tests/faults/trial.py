@@ -10,15 +10,14 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from embedded.pipeline import ROOT, Pipeline
+from embedded.pipeline import Pipeline
 from embedded.service import Restarted, Service, wait_until
 
 RECORDS_PER_SECOND = 400
@@ -81,8 +80,8 @@ def route_of(data: bytes) -> str:
 class Trial:
     """A pipeline under load, with detectors; to be used in a `with` block."""
 
-    def __init__(self, fault: str, pipeline: Pipeline, seed: int, folder: Path = ROOT / "detector") -> None:
-        self.pipeline, self.folder = pipeline, folder
+    def __init__(self, fault: str, pipeline: Pipeline, seed: int, command: Sequence[str] = ()) -> None:
+        self.pipeline, self.command = pipeline, command
         self.verdict = Verdict(fault)
         self.random = random.Random(seed)
         self.instances: list[Restarted] = []
@@ -110,7 +109,7 @@ class Trial:
         """Start one more detector, with a transactional id of its own; it is started again as Compose would."""
         environ = {"TRANSACTIONAL_ID": f"{self.pipeline.name}-{len(self.instances)}"} | environ
         variables = self.pipeline.environ("detector", **environ)
-        instance = Restarted(lambda: Service(self.folder, variables))
+        instance = Restarted(lambda: Service("detector", variables, self.command))
         self.instances.append(instance)
         return instance
 

@@ -5,20 +5,18 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "detector"))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from kafka import TopicPartition
 
-import app
-import client
-import consumer
-from portion import Portion
+from detector.app import branching
+from exactly_once import Portion, consumer, kafka_python, run
 
 read = consumer.Consumer.read
 CARELESS = os.environ["CARELESS"].split()
 
 if "unchecked" in CARELESS:  # does not look at what became of its batches
-    client.WrittenBatch.check = lambda self, source: None
+    kafka_python.WrittenBatch.check = lambda self, source: None
 
 if "slow" in CARELESS:  # makes the moment between reading and writing long enough to hit
 
@@ -51,4 +49,4 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
 
     consumer.Consumer.read = read_unfenced
 
-os._exit(app.main())
+run("detector", branching, group="fraud-detector")

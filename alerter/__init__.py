@@ -1,0 +1,1 @@
+"""Opt-in: tells people what the alerts topic says."""

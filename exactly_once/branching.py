@@ -1,0 +1,162 @@
+"""Branching: a job that sends each record, unchanged, to one of several topics, or to the dead-letter topic."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress, repeat
+from operator import add, is_, sub
+
+from kafka import TopicPartition
+
+from exactly_once.job import Input, Out, Output, Portion, Written
+from exactly_once.records import (
+    NO_HEADERS_AT,
+    NOTHING,
+    Columns,
+    Headers,
+    OutputBatch,
+    add_headers,
+    batch_bytes,
+    decode,
+    encode,
+    usual_record,
+)
+from exactly_once.unpacking import Chunk
+from exactly_once.varints import NUMBER, VARINT, Bytes
+
+NOT_THERE = {"too large": "RecordTooLarge", "cannot be read": "CorruptRecord"}
+"""Why a dead letter has neither key nor value, but refers to the input, and the exception that its headers name."""
+
+Batches = Mapping[str, list[OutputBatch]]
+"""Per route, what is to be written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Where a record goes. A rule makes one for each case, once, and returns it for all records of that kind."""
+
+    route: str
+    headers: Headers = ()
+    """What the record gets beyond its own headers."""
+    reason: str = ""
+    """Why it is a dead letter; "" if it is none. What is before the first colon is counted."""
+
+
+class Branching:
+    """Sends each record of the source to the topic of its route, where it keeps its partition and its order."""
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        routes: Mapping[str, str],
+        dead_letter: str,
+        decide: Callable[[memoryview | None], Decision],
+        members: Mapping[str, bytes],
+        decide_usual: Callable[[Sequence[bytes]], list[Decision]],
+    ) -> None:
+        """Make the job.
+
+        `routes` has the topic of each route; `dead_letter` is the route of what the rule refuses, of what is not there,
+        and of what its topic does not take. `decide` is the rule: it decides on a value, whatever it holds, and raises
+        nothing. `members` are those that a usual value has, each with the pattern of its bytes, one of which has the
+        only group; `decide_usual` is the rule once more, for many such values, by what is in the group.
+        """
+        self.routes, self.dead_letter, self.decide, self.decide_usual = routes, dead_letter, decide, decide_usual
+        self.inputs = [Input(source)]
+        self.outputs = [Output(topic, keeps_partition=True) for topic in routes.values()]
+        self.counted = list(routes)
+        self.usual_record = usual_record(members)
+
+    def assigned(self, committed: Mapping[TopicPartition, int]) -> None:
+        """Do nothing: there is no state."""
+
+    def process(self, portion: Portion, out: Out) -> None:
+        """Write each record to the topic of its route, in the partition that it comes from."""
+        for source, chunks in portion.chunks.items():
+            batches: Batches = {route: [] for route in self.routes}
+            for chunk in chunks:
+                self.branch(chunk, source, out, batches)
+                chunk.records.clear()  # may be large; the batches hold copies
+                time.sleep(0)  # lets the other threads take what Kafka has answered
+            for route, written in batches.items():
+                target = TopicPartition(self.routes[route], source.partition)
+                out.batches += (Written(target, batch, source) for batch in written)
+                out.counts[route] += sum(len(batch.offsets) for batch in written)
+
+    def branch(self, chunk: Chunk, source: TopicPartition, out: Out, batches: Batches) -> None:
+        """Append the records of a chunk to the batches of their routes."""
+        found = self._find_usual(chunk) or self._find(chunk, source, out)
+        # Not once for all chunks: these records are still in the CPU's cache, which saves a seventh of the time.
+        for route, records in found:
+            encode(records, out.targets[self.routes[route]].max_message_bytes, batches[route])
+
+    def _find_usual(self, chunk: Chunk) -> list[tuple[str, Columns]]:
+        # Returns nothing unless all records have the usual form. A value may imitate records, so matches count only if
+        # lengths, total size and number fit the chunk. Up to 2**62, adding a delta cannot overflow 64 bits.
+        offsets = range(chunk.first_offset, chunk.next_offset)
+        is_plain = chunk.append_time is None and chunk.position <= chunk.first_offset
+        if not is_plain or len(offsets) != chunk.record_count or abs(chunk.base_timestamp) > 2**62:
+            return []
+        matches = self.usual_record.findall(chunk.records)
+        if not matches or len(matches) != len(offsets):
+            return []
+        lengths, counted, timestamp_deltas, contents, value_lengths, deciding = zip(*matches, strict=True)
+        sizes = list(map(len, counted))
+        if sum(map(len, lengths)) + sum(sizes) != len(chunk.records):
+            return []
+        value_sizes = map(sub, map(sub, map(len, contents), map(len, value_lengths)), repeat(2))  # null, no headers
+        if [*map(VARINT.__getitem__, sizes)] != [*lengths] or [*map(VARINT.__getitem__, value_sizes)] != [
+            *value_lengths
+        ]:
+            return []
+        timestamps = list(map(add, map(NUMBER.__getitem__, timestamp_deltas), repeat(chunk.base_timestamp)))
+        decisions = self.decide_usual(deciding)
+        found = []
+        for decision in set(decisions):
+            is_its = list(map(is_, decisions, repeat(decision)))
+            columns = Columns(*(list(compress(column, is_its)) for column in (offsets, timestamps, contents)))
+            if decision.headers:
+                with_headers: list[Bytes] = [
+                    add_headers(content, len(content) - 1, decision.headers) for content in columns.contents
+                ]
+                columns = columns._replace(contents=with_headers)
+            found.append((decision.route, columns))
+        return found
+
+    def _find(self, chunk: Chunk, source: TopicPartition, out: Out) -> Iterable[tuple[str, Columns]]:
+        found = {route: Columns([], [], []) for route in self.routes}
+        for record in decode(chunk):
+            decision = self._dead(record.problem) if record.problem else self.decide(record.value)
+            headers = [*decision.headers, *errors(decision.reason, source, record.offset)]
+            content: Bytes = record.content
+            if headers:
+                content = add_headers(content, record.headers_at, headers)
+            topic = self.routes[decision.route]
+            limit = out.targets[topic].max_message_bytes
+            if (size := batch_bytes(content)) > limit:  # a dead letter by reference: the input has the record itself
+                decision = self._dead(
+                    f"too large: a batch of {size:,} bytes, and {topic} takes {limit:,} (max.message.bytes)"
+                )
+                content = add_headers(NOTHING, NO_HEADERS_AT, errors(decision.reason, source, record.offset))
+            if decision.reason:
+                out.reasons.append(decision.reason)
+            found[decision.route].add(record.offset, record.timestamp, content)
+        return found.items()
+
+    def _dead(self, reason: str) -> Decision:
+        return Decision(self.dead_letter, reason=reason)
+
+
+def errors(reason: str, source: TopicPartition, offset: int) -> Headers:
+    """Return the headers that say where a dead letter comes from and why it is one, named as in KIP-1034."""
+    if not reason:
+        return ()
+    found = {
+        "exception": NOT_THERE.get(reason.partition(":")[0], "InvalidTransaction"),
+        "message": reason,
+        "topic": source.topic,
+        "partition": str(source.partition),
+        "offset": str(offset),
+    }
+    return [(f"__streams.errors.{name}".encode(), value.encode()) for name, value in found.items()]

@@ -1,0 +1,119 @@
+"""The codecs of record batches, piece by piece: what Java reads is read here, and no piece is large.
+
+Java is laxer than the libraries: it ignores bytes behind a gzip member or an lz4 frame, unknown flags, and an lz4
+frame's checksum. The batch has a checksum of its own, which the client has compared.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import snappy
+import zstandard
+from lz4 import block as lz4_block
+
+from exactly_once.varints import BatchError, Bytes
+
+PIECE_BYTES = 256 * 1024
+
+BLOCK_BYTES = 32 * 1024 * 1024
+"""The most that is held for a batch: a snappy block, decompressed, or what a zstd frame looks back on. Producers need
+less: snappy blocks of 32 kB, or a batch; and a zstd window is no larger than what it holds."""
+
+MAX_WINDOW_BYTES = 128 * 1024 * 1024
+"""The largest zstd window that Java accepts."""
+
+
+def _none(data: memoryview) -> Iterator[Bytes]:
+    for at in range(0, len(data), PIECE_BYTES):
+        yield data[at : at + PIECE_BYTES]
+
+
+def _gzip(data: memoryview) -> Iterator[Bytes]:
+    # https://www.rfc-editor.org/rfc/rfc1952: members, each a header, deflated data, and eight bytes of trailer.
+    rest = data.tobytes()
+    while rest.startswith(b"\x1f\x8b"):
+        at, inflate = _gzip_header(rest), zlib.decompressobj(-zlib.MAX_WBITS)
+        while not inflate.eof:
+            if at >= len(rest):
+                raise BatchError("it ends within a gzip member")
+            piece = inflate.decompress(rest[at : at + PIECE_BYTES], PIECE_BYTES)
+            at += PIECE_BYTES
+            while piece:
+                yield piece
+                piece = inflate.decompress(inflate.unconsumed_tail, PIECE_BYTES)
+        rest = inflate.unused_data[8:] + rest[at:]
+
+
+def _gzip_header(data: bytes) -> int:
+    flags, at = data[3], 10
+    if flags & 0b00100:  # extra
+        at += 2 + int.from_bytes(data[at : at + 2], "little")
+    for flag in (0b01000, 0b10000):  # name, comment
+        if flags & flag:
+            at = data.index(0, at) + 1
+    return at + (2 if flags & 0b00010 else 0)  # checksum
+
+
+def _snappy(data: memoryview) -> Iterator[Bytes]:
+    # snappy-java has a format of its own: a header of 16 bytes, then blocks, each after its length. Others write a
+    # block alone.
+    header = b"\x82SNAPPY\0"
+    if data[: len(header)] != header:
+        yield _snappy_block(data)
+        return
+    at = 0
+    while at + 4 <= len(data):  # up to three bytes may follow
+        if data[at : at + len(header)] == header:  # also between two blocks
+            at += 16
+            continue
+        size = int.from_bytes(data[at : at + 4], "big")
+        yield _snappy_block(data[at + 4 : at + 4 + size])
+        at += 4 + size
+
+
+def _snappy_block(data: memoryview) -> Bytes:
+    size = 0
+    for i, byte in enumerate(data[:5]):  # a block begins with its size as a number of seven bits a byte
+        size |= (byte & 127) << 7 * i
+        if byte < 128:
+            break
+    if size > BLOCK_BYTES:
+        raise BatchError(f"a snappy block of {size:,} bytes")
+    block: bytes = snappy.decompress(data.tobytes())
+    return block
+
+
+def _lz4(data: memoryview) -> Iterator[Bytes]:
+    # https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md: magic number, flags, block size, perhaps the size of
+    # all, checksum; then blocks, each after its length, whose highest bit is set if it is not compressed.
+    flags, largest = data[4], 1 << 8 + 2 * (data[5] >> 4 & 7)
+    at = 15 if flags & 0b1000 else 7
+    while size := (length := int.from_bytes(data[at : at + 4], "little")) & 0x7FFFFFFF:
+        block = data[at + 4 : at + 4 + size]
+        if len(block) < size:
+            raise BatchError("it ends within an lz4 block")
+        yield block if length >> 31 else lz4_block.decompress(block, uncompressed_size=largest)
+        at += 4 + size + (4 if flags & 0b10000 else 0)  # perhaps a checksum
+
+
+def _zstd(data: memoryview) -> Iterator[Bytes]:
+    # A window is memory that a frame asks for, and fills as far as it holds anything.
+    window = zstandard.get_frame_parameters(data).window_size
+    left = BLOCK_BYTES if window > BLOCK_BYTES else float("inf")
+    decompressor = zstandard.ZstdDecompressor(max_window_size=min(max(window, BLOCK_BYTES), MAX_WINDOW_BYTES))
+    with decompressor.stream_reader(data, read_across_frames=True) as reader:
+        while piece := reader.read(PIECE_BYTES):
+            left -= len(piece)
+            if left < 0:
+                raise BatchError(f"a zstd window of {window:,} bytes")
+            yield piece
+
+
+CODECS: dict[int, Callable[[memoryview], Iterator[Bytes]]] = {0: _none, 1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
+
+
+def decompressed(codec: int, data: memoryview) -> Iterator[Bytes]:
+    """Yield the bytes that a batch's records were before they were compressed. Raises any Exception where they end."""
+    if codec not in CODECS:
+        raise BatchError(f"compressed by the unknown codec {codec}")
+    return CODECS[codec](data)

@@ -1,0 +1,219 @@
+"""The input: read as a member of the consumer group, in portions of bounded size."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+from kafka.structs import ConsumerGroupMetadata, MemberState
+
+from exactly_once.job import Input, Portion
+from exactly_once.kafka_python import connect, read_whole_batches
+from exactly_once.producer import OURS
+from exactly_once.unpacking import Chunk, unpack
+from service.log import log
+from service.settings import Cluster
+from service.stopping import Stopping
+
+FETCH_BYTES = 2 * 1024 * 1024
+"""The most a fetch returns, unless a single batch is larger."""
+
+PACE_SECONDS = 0.02
+"""The minimum time between two polls, unless there is a backlog. At low rates each poll becomes a transaction, whose
+cost is its six requests, not its records."""
+
+PORTION_BYTES, PORTION_RECORDS = FETCH_BYTES, 30_000
+"""A portion ends with the chunk that reaches one of these, counted as decompressed. This bounds the
+memory and time of a transaction for any input."""
+
+REJOIN_SECONDS = 15
+"""A rebalance that takes longer ends the process. A rebalance waits for members in a transaction, or presumed dead."""
+
+LOST = "%s[%d]: %d offsets are lost, from %d on: Kafka deleted them unread (retention.ms, retention.bytes)"
+ENDS_EARLIER = (
+    "%s[%d] ended before offset %d, which had been read: Kafka has lost records, or the topic is a new one of this"
+    " name. Reading again, from offset %d on"
+)
+FOREIGN = (
+    "%s[%d]: the offset %d of the group %s was committed by another program, or reset by hand: going on from there%s."
+    " A program that only looks needs a group of its own (docs/operations.md)"
+)
+
+POLL_MS = 500
+ANSWER_MS = 20_000
+
+
+class Consumer:
+    """Reads topics as a member of a group. Its assignment and positions change with each rebalance."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        stopping: Stopping,
+        group: str,
+        inputs: Sequence[Input],
+        on_assignment: Callable[[Mapping[TopicPartition, int | None]], None],
+    ) -> None:
+        """Subscribe. Raises KafkaError.
+
+        After each rebalance on_assignment gets this instance's partitions, each with its committed offset or None.
+        Reading begins there, or at the beginning if the topic is replayed.
+        """
+        self.on_assignment, self.group = on_assignment, group
+        self.replayed = {input.topic for input in inputs if input.is_replayed}
+        self.client: KafkaConsumer = connect(
+            KafkaConsumer,
+            cluster,
+            stopping,
+            group_id=group,
+            metrics_enabled=False,
+            isolation_level="read_committed",
+            auto_offset_reset="none",  # a position moves by our reading alone, or with a line in the log
+            enable_auto_commit=False,
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            max_poll_records=FETCH_BYTES,  # counts batches here: no limit below the fetch
+            session_timeout_ms=6000,  # a killed instance is noticed after this time; the default minimum of brokers
+            heartbeat_interval_ms=2000,
+            metadata_max_age_ms=10_000,  # how soon a new partition is found
+        )
+        read_whole_batches(self.client)
+        self.unread: Iterator[tuple[TopicPartition, Chunk]] | None = None  # the rest of a fetch
+        self.generation: tuple[int, str] | None = None  # None during a rebalance
+        self.polled_at, self.unstable_since = 0.0, time.monotonic()
+        self.positions: dict[TopicPartition, int] = {}  # where the next fetch begins
+        self.read_to: dict[TopicPartition, int] = {}  # where the next portion begins; never before what is committed
+        self.committed: dict[TopicPartition, int] = {}  # as far as this instance knows, of former partitions too
+        topics = [input.topic for input in inputs]
+        self.client.subscribe(topics)
+        # Asks Kafka before joining the group: otherwise the client may believe that a topic has no partitions, and
+        # stay idle, or immediately join a second time.
+        unknown = set(topics) - self.client.topics()
+        if unknown:
+            raise KafkaError(f"the partitions of {', '.join(unknown)} are not known")
+
+    def read(self, wait: bool) -> Portion:
+        """Return the next portion, empty in a rebalance or if there is nothing to read (within POLL_MS, if to wait).
+
+        Raises KafkaError.
+        """
+        batches = {} if self.unread else self._poll(wait)
+        group = self.client.group_metadata()
+        if not self._is_stable(group):
+            self.unread = self.generation = None
+            return Portion({}, {}, group)
+        if self.generation != (group.generation_id, group.member_id):
+            self.generation, self.unread = (group.generation_id, group.member_id), None
+            return Portion({}, self._rewind(), group)
+        if batches:
+            self.unread = unpack(batches)
+        taken = self._take()
+        # Markers alone are not worth a transaction while there are records to commit.
+        read_to = self.positions if wait and not taken else {p: found[-1].next_offset for p, found in taken.items()}
+        offsets = {p: offset for p, offset in read_to.items() if offset > self.read_to[p]}
+        if stuck := [p for p in taken if p not in offsets and p.topic not in self.replayed]:
+            raise KafkaError(f"{stuck[0].topic}[{stuck[0].partition}]: read below offset {self.read_to[stuck[0]]}")
+        self.read_to |= offsets
+        return Portion(taken, offsets, group)
+
+    def _poll(self, wait: bool) -> dict[TopicPartition, list[Any]]:
+        pause = max(0.0, self.polled_at + PACE_SECONDS - time.monotonic())
+        if pause and not wait:
+            return {}
+        time.sleep(pause)
+        batches: dict[TopicPartition, list[Any]] = {}
+        try:
+            batches = self.client.poll(timeout_ms=POLL_MS if wait else 0)
+            for partition in self.positions.keys() & self.client.assignment():
+                position = self.client.position(partition, timeout_ms=0)
+                if position is not None:  # unknown while the client asks about it
+                    self.positions[partition] = position
+        except NoOffsetForPartitionError:  # newly assigned: _rewind says where to begin
+            pass
+        except OffsetOutOfRangeError as error:
+            self._reposition(dict.fromkeys(error.args[0]))
+        except LogTruncationError as error:
+            self._reposition(error.divergent_offsets)
+            batches = {p: found for p, found in batches.items() if p not in error.divergent_offsets}
+        size = sum(len(record.value.data) for records in batches.values() for record in records)
+        self.polled_at = 0 if size > FETCH_BYTES // 2 else time.monotonic()  # 0 in a backlog, which needs no pace
+        return batches
+
+    def _is_stable(self, group: ConsumerGroupMetadata) -> bool:
+        # Kafka would accept the offsets of a member in a rebalance: it checks neither who owns the partitions nor for
+        # a negative generation. And a rebalance lasts as long as the slowest member, such as one that hangs.
+        if group.state == MemberState.STABLE and group.generation_id >= 0:
+            self.unstable_since = 0
+            return True
+        now = time.monotonic()
+        self.unstable_since = self.unstable_since or now  # not the last look, which may be long ago
+        if now - self.unstable_since > REJOIN_SECONDS:
+            raise KafkaTimeoutError(f"this instance does not get into the group {group.group_id}: {group.state}")
+        return False
+
+    def _rewind(self) -> dict[TopicPartition, int]:
+        # Seeks to the committed offsets, so that what was read and dropped is read again. And the client keeps its
+        # position if a rebalance gives back a partition that another instance had in between. Returns the offsets of
+        # partitions that have none: committed before anything is written, they tell a later start that it is not the
+        # first.
+        self.read_to, self.positions = {}, {}
+        partitions = self.client.assignment()
+        if not partitions:  # the topic may be gone: whoever deleted it must recreate it
+            return {}
+        found = {p: self.client.committed(p, metadata=True, timeout_ms=ANSWER_MS) for p in partitions}
+        self.on_assignment({p: None if there is None else there.offset for p, there in found.items()})
+        for partition, beginning in self.client.beginning_offsets(partitions, timeout_ms=ANSWER_MS).items():
+            there = found[partition]
+            if there and there.metadata != OURS:
+                skipped = range(self.committed.get(partition, there.offset), there.offset)
+                gap = f", past {len(skipped)} offsets, from {skipped.start} on, unread by this one" if skipped else ""
+                log.warning(FOREIGN, *partition, there.offset, self.group, gap)
+            offset = there.offset if there else beginning
+            report_gap(partition, offset, beginning)
+            self.committed[partition] = offset
+            self.read_to[partition] = max(offset, beginning)
+            position = beginning if partition.topic in self.replayed else self.read_to[partition]
+            self.client.seek(partition, position)
+            self.positions[partition] = position
+        return {partition: self.read_to[partition] for partition, there in found.items() if there is None}
+
+    def _reposition(self, places: Mapping[TopicPartition, OffsetAndMetadata | None]) -> None:
+        # Kafka does not have what follows the positions of these partitions: goes on at the places, or the beginnings.
+        beginnings = self.client.beginning_offsets(self.positions.keys() & places, timeout_ms=ANSWER_MS)
+        for partition, beginning in beginnings.items():
+            expected, place = self.positions[partition], places[partition]
+            report_gap(partition, expected, beginning)
+            offset = place.offset if place else beginning
+            if beginning <= expected:
+                log.error(ENDS_EARLIER, *partition, expected, offset)
+            self.client.seek(partition, offset)
+            self.positions[partition] = self.read_to[partition] = offset
+
+    def _take(self) -> dict[TopicPartition, list[Chunk]]:
+        # Takes from the fetched chunks as many as a portion may hold.
+        taken: dict[TopicPartition, list[Chunk]] = {}
+        size = count = 0
+        for partition, chunk in self.unread or ():
+            taken.setdefault(partition, []).append(chunk)
+            size, count = size + len(chunk.records), count + chunk.record_count
+            if size >= PORTION_BYTES or count >= PORTION_RECORDS:
+                return taken
+        self.unread = None
+        return taken
+
+    def close(self) -> None:
+        """Leave the group, so that others need not wait for the session timeout."""
+        self.client.close()
+
+
+def report_gap(partition: TopicPartition, expected: int, beginning: int) -> None:
+    """Log that records are lost if the topic begins beyond the expected offset."""
+    if beginning > expected:
+        log.error(LOST, *partition, beginning - expected, expected)

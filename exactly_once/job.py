@@ -1,0 +1,183 @@
+"""What a service gives to the engine, and what passes between them."""
+
+import socket
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, Self
+
+from kafka import TopicPartition
+from kafka.partitioner.default import murmur2
+from kafka.structs import ConsumerGroupMetadata
+
+from exactly_once.records import Columns, OutputBatch, Record, content_of, decode, encode
+from exactly_once.unpacking import Chunk
+from exactly_once.varints import VARINT, read_varint
+from service.settings import Cluster, Environment
+
+
+class Input(NamedTuple):
+    """A topic that is read."""
+
+    topic: str
+    is_replayed: bool = False
+    """Whether it is read from its beginning after each rebalance, and not from the committed offsets on."""
+    is_created: bool = True
+    """Whether it is created where it is missing, with the broker's number of partitions; else that is an error."""
+
+
+class Output(NamedTuple):
+    """A topic that is written. Where it is missing it is created, with as many partitions as the first input has."""
+
+    topic: str
+    configs: Mapping[str, str] = {}
+    """What it is to have when it is created, beyond what every output has."""
+    keeps_partition: bool = False
+    """Whether a record goes to the partition that it came from. Then it gets more partitions when the input does."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who a process is to Kafka."""
+
+    cluster: Cluster
+    group: str
+    """Instances of a group share the partitions."""
+    transactional_id: str
+    """Unique per instance, stable across restarts, so that Kafka aborts what this instance left open."""
+    heartbeat_file: str
+    """Touched every few seconds for the container's health check; empty for none."""
+    metrics_port: int
+    """The port that Prometheus scrapes; 0 for no metrics."""
+
+    @classmethod
+    def from_env(cls, environment: Environment, group: str) -> Self:
+        """Read the variables that every job has. Raises ConfigurationError."""
+        group = environment.name("CONSUMER_GROUP", group)
+        return cls(
+            environment.cluster(),
+            group,
+            environment.name("TRANSACTIONAL_ID", f"{group}-{socket.gethostname()}"),
+            environment.heartbeat_file(),
+            environment.metrics_port(),
+        )
+
+
+class Portion(NamedTuple):
+    """What is read at once, decompressed but not decoded."""
+
+    chunks: dict[TopicPartition, list[Chunk]]
+    offsets: dict[TopicPartition, int]
+    """What to commit. It can advance without records: past markers and aborted records."""
+    group: ConsumerGroupMetadata
+
+    def records(self) -> Iterator[tuple[TopicPartition, Record]]:
+        """Yield each record with the partition that it comes from."""
+        for source, chunks in self.chunks.items():
+            for chunk in chunks:
+                for record in decode(chunk):
+                    yield source, record
+
+
+class Target(NamedTuple):
+    """What is known of an output while the service runs."""
+
+    partitions: int
+    max_message_bytes: int
+    """The largest batch that the topic accepts."""
+
+
+class Written(NamedTuple):
+    """A batch that is to be written."""
+
+    target: TopicPartition
+    batch: OutputBatch
+    source: TopicPartition
+    """The partition that its records come from."""
+
+
+@dataclass
+class Out:
+    """What follows from a portion: written and committed together, with the portion's offsets, or not at all."""
+
+    offsets: dict[TopicPartition, int]
+    group: ConsumerGroupMetadata
+    targets: Mapping[str, Target]
+    counts: Counter[str] = field(default_factory=Counter)
+    """What the service reports, by name."""
+    reasons: list[str] = field(default_factory=list)
+    """The reasons of the dead letters."""
+    batches: list[Written] = field(default_factory=list)
+    _records: defaultdict[tuple[TopicPartition, TopicPartition], Columns] = field(
+        default_factory=lambda: defaultdict(lambda: Columns([], [], []))
+    )
+
+    def write(
+        self,
+        topic: str,
+        source: TopicPartition,
+        cause: Record,
+        value: bytes | None,
+        key: bytes | None = None,
+        timestamp: int | None = None,
+    ) -> None:
+        """Write a record that follows from another, with its timestamp unless one is given.
+
+        It goes to the partition of its key, or without a key to the one that its cause came from.
+        """
+        partitions = self.targets[topic].partitions
+        partition = source.partition % partitions if key is None else (murmur2(key) & 0x7FFFFFFF) % partitions
+        columns = self._records[TopicPartition(topic, partition), source]
+        columns.add(cause.offset, cause.timestamp if timestamp is None else timestamp, content_of(key, value))
+
+    def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> None:
+        """Write a record as it is, but with this key, to the partition of the key."""
+        length, at = read_varint(record.content, 0)
+        partition = (murmur2(key) & 0x7FFFFFFF) % self.targets[topic].partitions
+        content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
+        self._records[TopicPartition(topic, partition), source].add(record.offset, record.timestamp, content)
+
+    def finish(self) -> None:
+        """Encode what has been written. Called once, after the job has processed the portion."""
+        for (target, source), columns in self._records.items():
+            for batch in encode(columns, self.targets[target.topic].max_message_bytes):
+                self.batches.append(Written(target, batch, source))
+        self._records.clear()
+
+    @property
+    def size(self) -> int:
+        """The bytes to be written."""
+        return sum(len(written.batch.data) for written in self.batches)
+
+
+class Job(Protocol):
+    """What is decided. All calls come from one thread at a time, never while another one is under way.
+
+    What it writes is committed with the input's offsets, or never: after a failure or a rebalance the same records
+    come again. So it keeps no state beyond a call, except what `assigned` begins afresh.
+    """
+
+    @property
+    def inputs(self) -> Sequence[Input]:
+        """What is read. Its first topic decides how many partitions there are."""
+
+    @property
+    def outputs(self) -> Sequence[Output]:
+        """What is written."""
+
+    @property
+    def counted(self) -> Sequence[str]:
+        """The names in `Out.counts`, as the log shows them."""
+
+    def assigned(self, committed: Mapping[TopicPartition, int]) -> None:
+        """Start afresh with these partitions, each with the offset before which all is committed.
+
+        Called after each rebalance, between two portions. Must not block for long: the group waits for it.
+        """
+
+    def process(self, portion: Portion, out: Out) -> None:
+        """Write to `out` what follows from a portion.
+
+        Called in a thread of its own while Kafka commits the previous portion. Must not block, and must not raise for
+        anything that a record may hold: an error ends the process, which reads the same records again.
+        """

@@ -1,0 +1,253 @@
+"""Below kafka-python's public interface: whole record batches, read and written; also connecting.
+
+The client's interface decodes and encodes each record, which takes ten times as long as all other work.
+Below it the client moves whole batches. The private names used for this are marked "private" and occur only in this
+file, and one in service/refusal.py; tests/test_kafka_python.py has a test for each. Because of them, the client's
+version is pinned.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.errors import (
+    InvalidTimestampError,
+    KafkaError,
+    LeaderNotAvailableError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    for_code,
+)
+from kafka.producer.producer_batch import ProducerBatch
+from kafka.producer.transaction_manager import TransactionalRequestResult
+from kafka.protocol.consumer import ListOffsetsRequest
+from kafka.record import MemoryRecords, MemoryRecordsBuilder
+from kafka.record.default_records import DefaultRecord
+from kafka.record.legacy_records import LegacyRecordBatch
+from kafka.structs import ConsumerGroupMetadata
+
+from exactly_once.compression import BLOCK_BYTES, decompressed
+from exactly_once.records import OutputBatch, encode_one
+from exactly_once.varints import BatchError
+from service.connecting import connect as connect_client
+from service.settings import Cluster
+from service.stopping import Stopping
+
+# --- reading ---
+
+
+class Fetched(NamedTuple):
+    """A record batch as Kafka keeps it: what a consumer of whole batches gets as the value of a record."""
+
+    data: bytearray
+    position: int
+    """The offset that the fetch asked for; earlier records of the batch are not wanted."""
+    problem: str = ""
+    """Why the batch cannot be read, apart from its offsets."""
+
+
+def read_whole_batches(consumer: KafkaConsumer) -> None:
+    """Make a consumer return each batch as one record, whose value is Fetched.
+
+    Everything else is unchanged: the client checks CRCs, skips aborted records, and keeps its positions.
+    """
+    consumer._fetcher.PartitionRecords = _PartitionRecords  # type: ignore[assignment]  # private
+
+
+# Private: if a poll ends during a rebalance for new partitions, the client forgets to complete the rebalance.
+def _need_rejoin(coordinator: ConsumerCoordinator) -> bool:
+    return coordinator.rejoining or _NEED_REJOIN(coordinator)
+
+
+_NEED_REJOIN = ConsumerCoordinator.need_rejoin
+ConsumerCoordinator.need_rejoin = _need_rejoin  # type: ignore[method-assign]
+
+
+class _PartitionRecords(Fetcher.PartitionRecords):  # private
+    # What the client turns a fetched partition into, and reads records from.
+    def __init__(self, position: int, partition: TopicPartition, records: MemoryRecords, **config: Any) -> None:
+        super().__init__(position, partition, _WholeBatches(records, position), **config)  # type: ignore[no-untyped-call]
+
+
+class _WholeBatches:
+    def __init__(self, records: MemoryRecords, position: int) -> None:
+        self._records, self._position = records, position
+
+    def next_batch(self) -> Any:
+        batch = self._records.next_batch()
+        if batch is None or (batch.magic == 2 and batch.is_control_batch):  # the client reads a transaction's marker
+            return batch
+        return _WholeBatch(batch, self._position)
+
+
+class _WholeBatch:
+    # Behaves like the wrapped batch, but holds one record.
+    def __init__(self, batch: Any, position: int) -> None:
+        self._batch, self._position = batch, position
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[DefaultRecord]:
+        if self.magic == 2:
+            yield self._as_record(self._batch._buffer, self.last_offset)  # private
+            return
+        offset = self.base_offset  # the formats before version 2 have another layout, and the last record's offset
+        try:
+            check_expansion(self._batch)
+            for record in self._batch:
+                timestamp = -1 if record.timestamp is None else record.timestamp
+                yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
+        except Exception as error:  # the client can raise anything
+            yield self._as_record(encode_one(offset, -1, None, None), offset, f"{type(error).__name__}: {error}")
+
+    def _as_record(self, data: bytearray, offset: int, problem: str = "") -> DefaultRecord:
+        return DefaultRecord(len(data), offset, -1, 0, None, Fetched(data, self._position, problem), [])
+
+
+def check_expansion(batch: LegacyRecordBatch) -> None:
+    """Raise BatchError if the client, which decompresses it in one go, would need too much memory."""
+    if codec := batch.compression_type:
+        at = batch.KEY_OFFSET_V1 if batch.magic else batch.KEY_OFFSET_V0
+        data = memoryview(batch._buffer)  # private
+        at += 4 + max(0, int.from_bytes(data[at : at + 4], "big", signed=True)) + 4  # the key, and both lengths
+        size = 0
+        for piece in decompressed(codec, data[at:]):
+            size += len(piece)
+            if size > BLOCK_BYTES:
+                raise BatchError(f"more than {BLOCK_BYTES:,} bytes in a message set of an old format")
+
+
+# --- writing ---
+
+
+class WrittenBatch(ProducerBatch):  # private
+    """A batch on its way."""
+
+    record_count = 1  # the client would split a rejected batch of several records, and never complete its future
+    offsets: Sequence[int] = ()
+
+    def check(self, source: TopicPartition) -> None:
+        """Raise KafkaError unless Kafka has accepted the batch, whose records come from this partition."""
+        result: Any = self.produce_future
+        topic, partition = self.topic_partition
+        if not result.succeeded():
+            raise KafkaError(f"{topic}[{partition}]: what became of a batch is not known")
+        _, _, error_of_record = result.value  # a failed batch has a result as well
+        if error_of_record is None:
+            return
+        # Kafka names the records that it does not take; all others have failed because of them.
+        errors = [(error_of_record(index), offset) for index, offset in enumerate(self.offsets)]
+        error, offset = next((found for found in errors if type(found[0]) is not KafkaError), errors[0])
+        setting = REFUSED_BY.get(type(error), "")
+        raise KafkaError(
+            f"{topic}[{partition}] does not take the record at offset {offset} of {source.topic}[{source.partition}]:"
+            f" {error!r}{setting and f', see {setting} of {topic}'}"
+        )
+
+
+REFUSED_BY: dict[type[Exception], str] = {
+    InvalidTimestampError: "message.timestamp.before.max.ms and message.timestamp.after.max.ms",
+    MessageSizeTooLargeError: "max.message.bytes",
+    RecordListTooLargeError: "segment.bytes",
+}
+"""The setting of a topic by which its broker refuses a record with this error."""
+
+
+def write_whole_batch(producer: KafkaProducer, topic: str, partition: int, output: OutputBatch) -> WrittenBatch:
+    """Give a transactional producer a batch to send, as send() does with one that it has filled. Raises KafkaError."""
+    target, count = TopicPartition(topic, partition), len(output.offsets)
+    producer.partitions_for(topic)  # without it the client does not look for the leader
+    records = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=0)
+    builder = records._builder  # private, like all that follows
+    builder._buffer = output.data
+    builder._num_records, builder._last_offset = count, count - 1
+    builder._first_timestamp, builder._max_timestamp = output.base_timestamp, output.max_timestamp
+    records._next_offset = count
+    batch = WrittenBatch(target, records)
+    batch.offsets = output.offsets
+    producer._transaction_manager.maybe_add_partition_to_transaction(target)  # type: ignore[union-attr]
+    accumulator = producer._accumulator
+    with accumulator._tp_lock(target):
+        accumulator._batches[target].append(batch)
+        accumulator._incomplete.add(batch)
+    return batch
+
+
+Offsets = Mapping[TopicPartition, OffsetAndMetadata]
+
+
+def begin_transaction(
+    producer: KafkaProducer, partitions: Iterable[TopicPartition], offsets: Offsets, group: ConsumerGroupMetadata
+) -> TransactionalRequestResult:
+    """Begin a transaction in these partitions that commits these offsets, without waiting. Raises KafkaError."""
+    producer.begin_transaction()
+    manager: Any = producer._transaction_manager  # private, like the sender
+    for partition in partitions:
+        manager.maybe_add_partition_to_transaction(partition)
+    result: TransactionalRequestResult = manager.send_offsets_to_transaction(offsets, group)
+    producer._sender.wakeup()
+    return result
+
+
+# --- asking ---
+
+
+def ask_ends(
+    consumer: KafkaConsumer, partitions: Iterable[TopicPartition], seconds: float
+) -> dict[TopicPartition, int]:
+    """Return where partitions end, committed or not: those whose leader answers within so many seconds."""
+    client: Any = consumer._client  # private, like its manager
+    manager = client._manager
+    answers = {partition: manager.call_soon(_ask_end, manager, partition) for partition in partitions}
+    until, ends = time.monotonic() + seconds, {}
+    for partition, answer in answers.items():
+        with suppress(KafkaError):
+            ends[partition] = manager.run(manager.wait_for, answer, max(1, int((until - time.monotonic()) * 1000)))
+    return ends
+
+
+async def _ask_end(manager: Any, partition: TopicPartition) -> int:
+    leader = manager.cluster.leader_for_partition(partition)
+    if leader is None or leader == -1:
+        raise LeaderNotAvailableError(f"{partition}")
+    asked = ListOffsetsRequest.ListOffsetsTopic
+    latest = asked.ListOffsetsPartition(partition_index=partition.partition, current_leader_epoch=-1, timestamp=-1)
+    topics = [asked(name=partition.topic, partitions=[latest])]
+    response = await manager.send(ListOffsetsRequest(isolation_level=0, topics=topics, min_version=1), node_id=leader)
+    (topic,) = response.topics
+    (found,) = topic.partitions
+    if found.error_code:
+        raise for_code(found.error_code)
+    return int(found.offset)
+
+
+# --- connecting ---
+
+
+def advertised_addresses(admin: KafkaAdminClient) -> list[tuple[str, int]]:
+    """Return the host and port of each broker, as the brokers advertise them."""
+    return [(broker.host, broker.port) for broker in admin._manager.cluster.brokers()]  # private
+
+
+def connect(client: Callable[..., Any], cluster: Cluster, stopping: Stopping, **config: object) -> Any:
+    """Return a client of this class once Kafka answers. Ends the process, with exit code 0, if a signal comes first.
+
+    Blocks as long as Kafka is away. Raises KafkaError if Kafka turns this client away.
+    """
+    is_admin = client is KafkaAdminClient
+    # An admin client looks topics up, at the start, when a broker may be new and slow, or just coming up.
+    patience = {
+        "request_timeout_ms": 15_000 if is_admin else 5000,
+        "reconnect_backoff_max_ms": 250 if is_admin else 1000,
+    }
+    connected = connect_client(client, cluster, stopping, **patience, **config)
+    # Private: the clients do not pass on their option of this name. Asking for a deleted topic would create it again,
+    # with the broker's default number of partitions.
+    metadata = connected._metadata if client is KafkaProducer else connected._manager.cluster
+    metadata.config["allow_auto_create_topics"] = False
+    return connected

@@ -1,0 +1,169 @@
+"""The loop: reads a portion, has the job process it, and commits what follows from it together with its offsets."""
+
+import gc
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from typing import Any, NoReturn
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import KafkaError
+
+from exactly_once.consumer import PORTION_BYTES, Consumer
+from exactly_once.explain import explain
+from exactly_once.job import Job, Member, Out, Portion
+from exactly_once.kafka_python import connect
+from exactly_once.producer import Producer
+from exactly_once.progress import Progress
+from exactly_once.topics import prepare_topics, topics_of
+from service.log import REPORT_SECONDS, log, set_up_logging, touch
+from service.settings import ConfigurationError, Environment
+from service.stopping import Stopping
+
+TURN_SECONDS = 60
+"""How long a turn of the loop may take: a rebalance asks for offsets, and for topics on all brokers."""
+CLOSE_SECONDS = 3
+
+LEAST_OVERLAP_BYTES, MOST_OVERLAP_BYTES = PORTION_BYTES // 2, 4 * PORTION_BYTES
+"""What is processed while the previous portion is committed: less is no backlog, more is too much memory for two."""
+
+
+class Loop:
+    """Runs a job: reads in portions, and writes what follows from each, exactly once."""
+
+    def __init__(self, name: str, job: Job, member: Member, stopping: Stopping) -> None:
+        """Connect. Raises ConfigurationError (the topics, a port) and KafkaError."""
+        self.job, self.member, self.stopping = job, member, stopping
+        self.metrics: Any = None
+        if member.metrics_port:
+            from exactly_once.counting import Metrics  # imported only if wanted: it costs memory, and opens a port
+
+            self.metrics = Metrics(member.metrics_port, name, job)
+        self.prepare_topics()
+        topics = [output.topic for output in job.outputs]
+        self.producer = Producer(member.cluster, stopping, member.transactional_id, member.group, topics)
+        self.consumer = Consumer(member.cluster, stopping, member.group, job.inputs, self.on_assignment)
+        self.progress = Progress(self.consumer, member.cluster, job.inputs[0].topic)
+        self.counts: Counter[str] = Counter()
+        self.reported_at, self.reported = time.monotonic(), 0
+        if self.metrics:
+            self.metrics.progress = self.progress
+
+    def prepare_topics(self) -> None:
+        """Create the topics that are missing, and check those that exist."""
+        with closing(connect(KafkaAdminClient, self.member.cluster, self.stopping)) as admin:
+            self.targets = prepare_topics(admin, self.job.inputs, self.job.outputs)
+
+    def on_assignment(self, committed: Mapping[TopicPartition, int | None]) -> None:
+        """Check the topics again, as partitions may have been added; warn about those without a committed offset."""
+        self.prepare_topics()
+        keeping = [output.topic for output in self.job.outputs if output.keeps_partition]
+        for partition, offset in committed.items():
+            if offset is None:
+                self.progress.warn_of_repetition(partition, keeping)
+        self.job.assigned({partition: offset or 0 for partition, offset in committed.items()})
+
+    def run(self) -> None:
+        """Work until signalled. Raises ConfigurationError and KafkaError; what is not yet committed is read again.
+
+        In a backlog, the next portion is processed while Kafka commits what follows from the previous one.
+        """
+        processor = ThreadPoolExecutor(max_workers=1)
+        waiting: Out | None = None  # processed, not committed yet
+        while not self.stopping.is_set:
+            self.stopping.rearm(TURN_SECONDS)
+            portion = self.consumer.read(wait=not waiting)
+            if waiting and waiting.group == portion.group:
+                processing = processor.submit(self.process, portion)
+                self.commit(waiting)
+                waiting = processing.result()
+            else:  # none, or dropped in a rebalance: then its records are read again, by whoever owns them by then
+                waiting = self.process(portion)
+            if not waiting or not LEAST_OVERLAP_BYTES <= waiting.size < MOST_OVERLAP_BYTES:
+                self.commit(waiting)
+                waiting = None
+            self.report()
+
+    def process(self, portion: Portion) -> Out | None:
+        """Return what follows from a portion, if anything."""
+        if not (portion.offsets or portion.chunks):
+            return None
+        out = Out(portion.offsets, portion.group, self.targets)
+        self.job.process(portion, out)
+        out.finish()
+        if out.batches and not out.offsets:
+            raise KafkaError("something follows from records that are not to be committed")
+        return out if out.offsets else None
+
+    def commit(self, out: Out | None) -> None:
+        """Write, commit and count what follows from a portion, if anything. Raises KafkaError."""
+        if out:
+            start = time.monotonic()
+            self.producer.commit(out)
+            self.consumer.committed |= out.offsets
+            self.counts += out.counts
+            if self.metrics:
+                self.metrics.observe(out, time.monotonic() - start)
+
+    def report(self, is_last: bool = False) -> None:
+        """Write the line of counters every few seconds, and the heartbeat if there is progress or nothing to do."""
+        elapsed, total = time.monotonic() - self.reported_at, self.counts.total()
+        if elapsed < REPORT_SECONDS and not is_last:
+            return
+        is_well = not is_last and self.progress.check()
+        counts = " ".join(f"{name}={self.counts[name]}" for name in self.job.counted)
+        log.info("rate=%.0f/s %s lag=%s", (total - self.reported) / elapsed, counts, self.progress.lag)
+        self.reported_at, self.reported = time.monotonic(), total
+        if is_well:
+            touch(self.member.heartbeat_file)
+
+
+def run(name: str, make_job: Callable[[Environment], Job], group: str) -> NoReturn:
+    """Run a job until a signal, with the settings from the environment, and end the process.
+
+    Its exit code is 0 after a signal, 1 if Kafka failed, 2 for bad configuration. The name is that of its metrics, the
+    group that of its consumer group unless CONSUMER_GROUP says otherwise.
+    """
+    os._exit(_run(name, make_job, group))  # on a normal return the client waits for its threads, and they for Kafka
+
+
+def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
+    set_up_logging()
+    # The client has threads of its own. With less frequent switching, the threads wait less for each other.
+    sys.setswitchinterval(0.05)
+    # A portion makes about 100,000 short-lived objects; the cyclic collector took a tenth of the run time.
+    gc.set_threshold(200_000)
+    stopping, loop = Stopping(), None
+    try:
+        environment = Environment(os.environ)
+        member, job = Member.from_env(environment, group), make_job(environment)
+        topics = topics_of(job)
+        if len(set(topics)) < len(topics):
+            raise ConfigurationError(f"a topic is named twice ({', '.join(topics)}): give each its own")
+        log.info("Starting with %s, topics %s", member, ", ".join(topics))
+        with suppress(SystemExit):  # signalled while it was connecting
+            loop = Loop(name, job, member, stopping)
+            loop.run()
+        if loop:
+            loop.report(is_last=True)
+            log.info("Stopping: %s", dict(loop.counts))
+        exit_code = 0
+    except ConfigurationError as error:
+        log.error("%s", error)
+        exit_code = 2
+    except Exception as error:  # the client can raise anything, and a traceback helps nobody
+        stopping.rearm(TURN_SECONDS)
+        log.error(
+            "Kafka failed, ending; a restart continues from the committed offsets: %s", explain(error, member, job)
+        )
+        exit_code = 1
+    stopping.exit_code = exit_code
+    if loop:  # last, as it may hang
+        stopping.rearm(CLOSE_SECONDS)
+        with suppress(Exception):  # the cause is already logged
+            loop.consumer.close()  # the producer ends with the process: closing it would retry what has just failed
+    return exit_code

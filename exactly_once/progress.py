@@ -1,0 +1,106 @@
+"""How far the detector is: its lag, whether it makes progress, and what prevents that."""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+from kafka import TopicPartition
+from kafka.errors import KafkaTimeoutError
+
+from exactly_once.consumer import ANSWER_MS, Consumer
+from exactly_once.kafka_python import ask_ends
+from service.log import log
+from service.settings import Cluster
+
+PROBE_MS = 5000
+END_SECONDS = 1
+"""How long the leaders of all partitions together may take to say where these end."""
+
+
+class Progress:
+    """Checks the consumer every few seconds."""
+
+    def __init__(self, consumer: Consumer, cluster: Cluster, topic: str) -> None:
+        self.consumer, self.cluster, self.topic = consumer, cluster, topic
+        self.committed_before: dict[TopicPartition, int] = {}
+        self.waiting_before: dict[TopicPartition, int] = {}
+        self.lags: dict[TopicPartition, int | None] = {}
+        """For each assigned partition, the offsets between what is committed and its end; None if that is unknown."""
+        self.well_at = time.time()
+        """When there was last progress, or nothing to read, in seconds since 1970."""
+
+    @property
+    def lag(self) -> str:
+        """The lag summed over all partitions."""
+        lags = [lag for lag in self.lags.values() if lag is not None]
+        return str(sum(lags)) if len(lags) == len(self.lags) else "unknown"
+
+    def check(self) -> bool:
+        """Return whether something has moved since the last time, or there is nothing to read. Raises KafkaError.
+
+        Logs what keeps records from arriving: an open transaction, a deleted topic, or a broker that does not answer.
+        """
+        partitions = list(self.consumer.read_to)
+        ends = ask_ends(self.consumer.client, partitions, END_SECONDS)
+        committed = {partition: self.consumer.committed[partition] for partition in partitions}
+        self.lags = {p: max(0, ends[p] - committed[p]) if p in ends else None for p in partitions}
+        if is_well := self._is_well(committed, ends):
+            self.well_at = time.time()
+        self.committed_before = committed
+        return is_well
+
+    def _is_well(self, committed: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> bool:
+        topic, has_moved = self.topic, committed != self.committed_before
+        if not has_moved and not self._is_answered(topic):
+            return False
+        for partition in committed.keys() - ends.keys():
+            log.warning("%s[%d]: the broker that leads it does not answer: records may wait there", *partition)
+        is_there = bool(self.consumer.client.partitions_for_topic(topic))
+        if not is_there:
+            log.warning("The topic %s does not exist any more: create it, or start this service again", topic)
+        self._warn_of_open_transactions(ends)
+        is_working = has_moved or not any(self.lags.values())
+        return is_there and is_working and committed.keys() == ends.keys() and self.consumer.generation is not None
+
+    def _is_answered(self, topic: str) -> bool:
+        # The client does not say that Kafka is gone. A permission that is missing raises an error here. What is asked
+        # for is a partition of one's own: the offset of another's is not told while a transaction is open on it.
+        partition = next(iter(self.consumer.client.assignment()), TopicPartition(topic, 0))
+        try:
+            self.consumer.client.committed(partition, timeout_ms=PROBE_MS)
+        except KafkaTimeoutError:
+            log.warning("Kafka at %s (KAFKA_BROKER_URL) does not answer", self.cluster.broker_url)
+            return False
+        return True
+
+    def _warn_of_open_transactions(self, ends: dict[TopicPartition, int]) -> None:
+        waiting = {
+            partition: position
+            for partition, position in self.consumer.positions.items()
+            if position < ends.get(partition, 0) and not self.consumer.unread
+        }
+        stuck = [partition for partition, position in waiting.items() if self.waiting_before.get(partition) == position]
+        stable_ends: dict[TopicPartition, int] = {}
+        with suppress(KafkaTimeoutError):
+            stable_ends = self.consumer.client.end_offsets(stuck, timeout_ms=ANSWER_MS) if stuck else {}
+        for partition, end in stable_ends.items():  # for a reader of committed records
+            if end <= waiting[partition]:
+                log.warning(
+                    "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets"
+                    " follow. Kafka ends it after that producer's transaction.timeout.ms",
+                    *partition,
+                    waiting[partition],
+                    ends[partition] - waiting[partition],
+                )
+        self.waiting_before = waiting
+
+    def warn_of_repetition(self, partition: TopicPartition, outputs: Iterable[str]) -> None:
+        """Log that a partition is read from its beginning, if the outputs show that it has been read before."""
+        theirs = [TopicPartition(topic, partition.partition) for topic in outputs]
+        if any(self.consumer.client.end_offsets(theirs, timeout_ms=ANSWER_MS).values()):
+            log.warning(
+                "%s[%d]: the group %s has no offset, though the output topics are not empty. All that is still there"
+                " is read again. Kafka forgets a group's offsets after offsets.retention.minutes, by default 7 days",
+                *partition,
+                self.consumer.group,
+            )

@@ -1,0 +1,1 @@
+"""The tutorial's first service: writes random transactions."""

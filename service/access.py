@@ -1,0 +1,106 @@
+"""Access to a secured Kafka: variables named after kafka-python's settings, in upper case with the prefix KAFKA_."""
+
+import re
+import ssl
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+from kafka import KafkaConsumer, KafkaProducer
+
+TEXT, FILE = r"[^\0\ud800-\udfff]+", ".+"  # TEXT is what UTF-8 can encode
+VARIABLES = {
+    "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL",
+    "KAFKA_SASL_MECHANISM": "PLAIN|SCRAM-SHA-256|SCRAM-SHA-512",
+    "KAFKA_SASL_PLAIN_USERNAME": TEXT,
+    "KAFKA_SASL_PLAIN_PASSWORD": TEXT,
+    "KAFKA_SSL_CAFILE": FILE,
+    "KAFKA_SSL_CERTFILE": FILE,
+    "KAFKA_SSL_KEYFILE": FILE,
+    "KAFKA_SSL_PASSWORD": TEXT,
+    "KAFKA_SSL_CHECK_HOSTNAME": "true|false",
+}
+SECRETS = [name for name, pattern in VARIABLES.items() if pattern is TEXT]
+"""Each can be in a file instead; the variable of this name with _FILE appended holds its path."""
+SASL = ("KAFKA_SASL_MECHANISM", "KAFKA_SASL_PLAIN_USERNAME", "KAFKA_SASL_PLAIN_PASSWORD")
+PAIR = ("KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE")
+NEEDED = {
+    **dict.fromkeys(("SASL_PLAINTEXT", "SASL_SSL"), SASL),
+    **dict.fromkeys((*PAIR, "KAFKA_SSL_PASSWORD"), PAIR),
+}
+"""What a protocol or a variable requires."""
+OURS = ["KAFKA_BROKER_URL", *VARIABLES, *(f"{name}_FILE" for name in SECRETS)]
+CLIENTS = {f"KAFKA_{name}".upper() for name in (*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG)}
+KUBERNETES = r"KAFKA_(.*_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?"  # set if a service is named kafka or kafka-...
+
+
+class Access(dict[str, object]):
+    """The settings of every Kafka client. The repr shows no secret."""
+
+    def __repr__(self) -> str:
+        return str({name: "***" if f"KAFKA_{name}".upper() in SECRETS else value for name, value in self.items()})
+
+
+def access_from_env(environ: Mapping[str, str]) -> Access:
+    """Return the settings. Raises ValueError, which quotes no secret, if one of them is wrong."""
+    for name in filter(environ.get, environ):
+        _check_name(name)
+    given = {name: value for name in VARIABLES if (value := _read(environ, name))}
+    protocol = given.setdefault("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
+    for name in given:
+        kind = name.split("_")[1]
+        if kind not in ("SECURITY", *protocol.split("_")):
+            raise ValueError(f"{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: take one with {kind}")
+    for name in (protocol, *given):
+        for needed in NEEDED.get(name, ()):
+            if needed not in given:
+                raise ValueError(f"{needed} is not set: {name} needs it")
+    _check_files(given)
+    access = Access({name.removeprefix("KAFKA_").lower(): value for name, value in given.items()})
+    if protocol.endswith("SSL"):
+        access["ssl_check_hostname"] = given.get("KAFKA_SSL_CHECK_HOSTNAME") != "false"
+    if "ssl_keyfile" in access:
+        access.setdefault("ssl_password", "")  # with None, OpenSSL would ask for it on the terminal
+    return access
+
+
+def _check_name(name: str) -> None:
+    is_like_ours = name in CLIENTS or re.match("KAFKA_(SASL|SSL|SECURITY|BOOTSTRAP)_", name)
+    kin = [ours for ours in OURS if ours.split("_")[:2] == name.split("_")[:2]] or OURS
+    similar = get_close_matches(name, kin, 1, 0.6 if is_like_ours else 0.9) if name.startswith("KAFKA_") else []
+    if (is_like_ours or similar) and name not in OURS and not re.fullmatch(KUBERNETES, name):
+        meant = "KAFKA_BROKER_URL" if "BOOTSTRAP" in name else "".join(similar)
+        raise ValueError(f"{name} is no variable of this service: leave it out{meant and f', or is it {meant}?'}")
+
+
+def _read(environ: Mapping[str, str], name: str) -> str:
+    value, path = environ.get(name, ""), environ.get(f"{name}_FILE", "") if name in SECRETS else ""
+    if value and path:
+        raise ValueError(f"{name} and {name}_FILE are both set: leave one of them out")
+    if path:
+        try:
+            value = Path(path).read_text("utf-8", "surrogateescape").rstrip("\r\n")
+        except OSError as error:
+            raise ValueError(f"{name}_FILE is {path!r} ({error.strerror}): give it a file that can be read") from None
+    if (value or path) and not re.fullmatch(VARIABLES[name], value):
+        if name in SECRETS:
+            where = f"{name}_FILE is {path!r}, which" if path else name
+            raise ValueError(f"{where} is empty or not UTF-8: give it a text")
+        raise ValueError(f"{name} is {value!r}: give it {VARIABLES[name].replace('|', ' or ')}")
+    return value
+
+
+def _check_files(given: Mapping[str, str]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in filter(given.get, ("KAFKA_SSL_CAFILE", *PAIR)):
+        try:
+            if name == "KAFKA_SSL_KEYFILE":
+                context.load_cert_chain(given[PAIR[0]], given[name], given.get("KAFKA_SSL_PASSWORD", ""))
+            else:
+                context.load_verify_locations(given[name])
+        except ssl.SSLError:
+            key = "the key of KAFKA_SSL_CERTFILE, or KAFKA_SSL_PASSWORD is not its password"
+            expected = key if name == "KAFKA_SSL_KEYFILE" else "a certificate"
+            raise ValueError(f"{name} is {given[name]!r}, which is not, in PEM format, {expected}") from None
+        except OSError as error:
+            raise ValueError(f"{name} is {given[name]!r} ({error.strerror}): give it a file that can be read") from None

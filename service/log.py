@@ -1,0 +1,43 @@
+"""A service's log, and the heartbeat for its container's health check."""
+
+import logging
+from pathlib import Path
+
+REPORT_SECONDS = 5
+"""The time between two lines of counters, and between two heartbeats."""
+
+log = logging.getLogger("service")
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets each warning pass once per REPORT_SECONDS. Drops errors: they are raised as well, and logged then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record goes to the log."""
+        if record.levelno > logging.WARNING or record.created - self.passed.get(record.msg, 0) < REPORT_SECONDS:
+            return False
+        self.passed[record.msg] = record.created
+        return True
+
+
+def set_up_logging() -> None:
+    """Log our lines and, of the client's, only why Kafka rejects a batch, which it repeats on every attempt."""
+    logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
+    logging.captureWarnings(True)
+    log.setLevel(logging.INFO)  # not the client's, which has a dozen lines for each attempt to connect
+    sender = logging.getLogger("kafka.producer.sender")
+    sender.setLevel(logging.WARNING)
+    sender.addFilter(OnceInAWhile())
+
+
+def touch(path: str) -> None:
+    """Set the file's time to now, if there is one. A failure is logged, but does not stop the service."""
+    try:
+        if path:
+            Path(path).touch()
+    except OSError as error:
+        log.warning("HEARTBEAT_FILE %s cannot be written: %s", path, error.strerror)

@@ -1,0 +1,97 @@
+"""Why Kafka turns a client away: the client itself learns it too late, does not say so, and retries for ever."""
+
+import socket
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kafka.errors import IllegalSaslStateError, UnsupportedSaslMechanismError
+from kafka.net.sasl import get_sasl_mechanism
+from kafka.net.transport import KafkaSSLTransport
+from kafka.protocol.parser import KafkaProtocol
+from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
+
+EXPIRED, OTHER_HOST, OTHER_ADDRESS = 10, 62, 64
+"""OpenSSL's codes for what is wrong with a broker's certificate."""
+
+
+class Refused(Exception):
+    """Says how Kafka turns this client away, and the variable to look at."""
+
+
+def refusal(addresses: Iterable[str], access: Mapping[str, Any]) -> str:
+    """Return the reason of the first broker that turns the client away; "" if none does, or none is there."""
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")  # an IPv6 address has them
+        try:
+            with socket.create_connection((host, int(port)), timeout=1) as connection:
+                connection.settimeout(3)
+                _introduce(connection, host, access)
+        except Refused as reason:
+            return f"Kafka at {address} {reason}"
+        except Exception:  # it is absent, hangs up, or is not Kafka, which can make the client raise anything
+            pass
+    return ""
+
+
+def _introduce(connection: socket.socket, host: str, access: Mapping[str, Any]) -> None:
+    if not access["security_protocol"].endswith("SSL"):
+        return _authenticate(connection, access)
+    address = connection.getpeername()
+    context = KafkaSSLTransport._build_ssl_context({**KafkaSSLTransport.DEFAULT_CONFIG, **access})  # private
+    try:
+        with context.wrap_socket(connection, server_hostname=host) as encrypted:
+            _authenticate(encrypted, access)
+    except ssl.SSLCertVerificationError as error:
+        what = f"has a certificate that is not accepted ({error.verify_message.rstrip('.')})"
+        if error.verify_code in (OTHER_HOST, OTHER_ADDRESS):
+            raise Refused(f"{what}: is it the name in KAFKA_BROKER_URL, or in advertised.listeners?") from None
+        if error.verify_code == EXPIRED:
+            raise Refused(f"{what}: renew it, or the authority's in KAFKA_SSL_CAFILE") from None
+        raise Refused(f"{what}: is its authority in KAFKA_SSL_CAFILE?") from None
+    except (ssl.SSLEOFError, ConnectionError):
+        with socket.create_connection(address[:2], timeout=1) as connection:
+            _ask(connection, SaslHandshakeRequest(mechanism="PLAIN", version=0))
+        raise Refused("does not speak TLS: KAFKA_SECURITY_PROTOCOL has to be one without SSL") from None
+    except ssl.SSLError as error:
+        if "CERTIFICATE" in error.reason:
+            remedy = "give it one that it trusts in KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
+            raise Refused(f"asks for a client certificate ({error.reason}): {remedy}") from None
+        raise Refused(f"does not agree on TLS ({error.reason}): is KAFKA_SECURITY_PROTOCOL right?") from None
+
+
+def _authenticate(connection: socket.socket, access: Mapping[str, Any]) -> None:
+    protocol, name = access["security_protocol"], access.get("sasl_mechanism")
+    answer = _ask(connection, SaslHandshakeRequest(mechanism=name or "PLAIN", version=1))
+    if not name:
+        if answer.error_code != IllegalSaslStateError.errno:
+            raise Refused(f"asks for a user: KAFKA_SECURITY_PROTOCOL is {protocol}, and has to be one with SASL")
+        return
+    if answer.error_code == IllegalSaslStateError.errno:
+        raise Refused(f"does not ask for a user: KAFKA_SECURITY_PROTOCOL is {protocol}, and has to be one without SASL")
+    if answer.error_code == UnsupportedSaslMechanismError.errno:
+        enabled = " or ".join(answer.mechanisms)
+        raise Refused(f"does not take the KAFKA_SASL_MECHANISM {name}: give it {enabled}")
+    mechanism = get_sasl_mechanism(name)(**access)
+    while not mechanism.is_done():
+        answer = _ask(connection, SaslAuthenticateRequest(mechanism.auth_bytes(), version=1))
+        if answer.error_code:
+            variables = "KAFKA_SASL_PLAIN_USERNAME or KAFKA_SASL_PLAIN_PASSWORD is wrong"
+            raise Refused(f"refuses the user or the password ({answer.error_message}): {variables}")
+        mechanism.receive(answer.auth_bytes)
+
+
+def _ask(connection: socket.socket, request: Any) -> Any:
+    parser = KafkaProtocol()
+    answers: list[Any] = []
+    parser.send_request(request)
+    connection.sendall(parser.send_bytes())
+    while not answers:
+        data = connection.recv(65536)
+        if data.startswith(b"\x15\x03"):
+            raise Refused("speaks TLS alone: KAFKA_SECURITY_PROTOCOL has to be one with SSL")
+        if not data:
+            raise ConnectionError("the broker has closed the connection")
+        answers = parser.receive_bytes(data)
+    return answers[0][1]

@@ -1,0 +1,92 @@
+"""Configuration from the environment. Whatever is missing or malformed ends a service with exit code 2 and one line."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.access import Access, access_from_env
+
+TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
+PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
+ADDRESS = rf"([^\s,:/\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
+NUMBER = r"(?=.*[1-9])([0-9]+\.?[0-9]*|\.[0-9]+)"  # above 0
+
+
+class ConfigurationError(ValueError):
+    """The environment or the topics are not as a service needs them; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where Kafka is, and how it lets us in."""
+
+    broker_url: str
+    """host:port, or several separated by commas; an IPv6 address is in brackets."""
+    access: Access
+    """Further settings of every Kafka client, to authenticate and encrypt."""
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses, each as host:port."""
+        return self.broker_url.split(",")
+
+
+class Environment:
+    """The variables of a service. Each method reads one, and raises ConfigurationError if it does not fit."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+
+    def text(self, name: str, pattern: str, remedy: str, default: str = "") -> str:
+        """Return the variable, or the default if it is missing or empty. It has to match; the remedy says what does."""
+        value = self.environ.get(name) or default
+        if not re.fullmatch(pattern, value):
+            raise ConfigurationError(f"{name} is {repr(value) if value else 'not set'}: give it {remedy}")
+        return value
+
+    def name(self, name: str, default: str = "") -> str:
+        """Return a name without spaces, such as a group's."""
+        return self.text(name, r"\S+", "a name without spaces", default)
+
+    def topic(self, name: str, example: str, default: str = "") -> str:
+        """Return the name of a topic."""
+        remedy = f"the name of a topic (letters, digits, '.', '_', '-'), such as {example}"
+        return self.text(name, TOPIC, remedy, default)
+
+    def metrics_port(self) -> int:
+        """Return the port that Prometheus scrapes; 0 for no metrics."""
+        return int(self.text("METRICS_PORT", f"0|{PORT}", "a port from 1 to 65535, or leave it out", "0"))
+
+    def cluster(self) -> Cluster:
+        """Return where Kafka is."""
+        remedy = "host:port with a port from 1 to 65535, such as broker:9092"
+        try:
+            access = access_from_env(self.environ)
+        except ValueError as error:
+            raise ConfigurationError(error) from None
+        return Cluster(self.text("KAFKA_BROKER_URL", f"{ADDRESS}(,{ADDRESS})*", remedy), access)
+
+    def heartbeat_file(self) -> str:
+        """Return the file that is touched every few seconds for the container's health check; "" for none."""
+        path = self.environ.get("HEARTBEAT_FILE", "")
+        try:
+            if path:
+                open(path, "a").close()
+                os.utime(path, (0, 0))  # old, so that it does not count as a sign of life yet
+        except OSError as error:
+            remedy = "give it a file in a folder that exists and can be written, or leave it out"
+            raise ConfigurationError(f"HEARTBEAT_FILE is {path!r} ({error.strerror}): {remedy}") from None
+        return path
+
+    def secret(self, name: str) -> str:
+        """Return the variable, or what is in the file that name_FILE names."""
+        value, path = self.environ.get(name, ""), self.environ.get(f"{name}_FILE", "")
+        if value and path:
+            raise ConfigurationError(f"{name} and {name}_FILE are both set: leave one out")
+        try:
+            return (Path(path).read_text("utf-8") if path else value).strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ConfigurationError(f"{name}_FILE is {path!r} ({reason}): give it a file that can be read") from None

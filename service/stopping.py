@@ -1,0 +1,44 @@
+"""Stopping: a signal ends a service in order, and a deadline ends one that hangs."""
+
+import logging
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger("service")
+
+
+class Stopping:
+    """SIGTERM and SIGINT set a flag that a service's loop checks. SIGALRM, from a deadline, ends the process."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.exit_code = 1
+        """That of a process that hangs."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGALRM, self._end)
+
+    def rearm(self, seconds: float) -> None:
+        """Give the process so many seconds until the next call; 0 is for ever."""
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Give the block so many seconds, and what follows as many as there were before."""
+        before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, before)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.is_set, self.exit_code = True, 0
+
+    def _end(self, signum: int, frame: FrameType | None) -> None:
+        calls = " > ".join(call.name for call in traceback.extract_stack(frame))
+        log.error("Kafka has not answered for too long, ending; a restart continues. It hung in %s", calls)
+        os._exit(self.exit_code)

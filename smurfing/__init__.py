@@ -1,0 +1,1 @@
+"""Opt-in: finds many small senders of one large sum."""
