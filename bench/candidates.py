@@ -35,7 +35,7 @@ class Candidate:
     def start(self, pipeline: Pipeline, number: int = 0, **environ: str) -> Service:
         """Start an instance; the number tells it from others of the same group."""
         variables = pipeline.environ("detector", TRANSACTIONAL_ID=f"{pipeline.name}-{number}")
-        return Service(self.folder, variables | self.environ | environ, self.command, self.name)
+        return Service(self.name, variables | self.environ | environ, self.command, self.folder)
 
 
 def all_candidates(download: bool, before: Path | None = None) -> list[Candidate]:
@@ -45,8 +45,12 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
     """
     client = f"kafka-python {importlib.metadata.version('kafka-python')}"
 
-    def ours(name: str, folder: Path = ROOT / "detector") -> Candidate:
-        return Candidate(name, client, "exactly once", [sys.executable, "app.py"], folder)
+    def ours(name: str, folder: Path = ROOT) -> Candidate:
+        if (folder / "exactly_once").exists():
+            return Candidate(name, client, "exactly once", [sys.executable, "-m", "detector.app"], folder)
+        return Candidate(
+            name, client, "exactly once", [sys.executable, "app.py"], folder / "detector"
+        )  # as it was once
 
     def peer(name: str, package: str, guarantee: str, *program: str) -> Candidate:
         try:
@@ -62,7 +66,7 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
     return [
         ours("detector"),
         replace(ours("detector, metrics"), environ={"METRICS_PORT": "18000"}),
-        *([ours(f"detector at {before.name}", before / "detector")] if before else []),
+        *([ours(f"detector at {before.name}", before)] if before else []),
         replace(peer("tutorial's loop", "kafka-python", "none", "tutorial.py"), keeps_records=False),
         peer("Faust", "faust-streaming", "at least once", "faust_peer.py"),
         peer("Quix Streams", "quixstreams", "exactly once", "quix_peer.py"),
@@ -81,5 +85,5 @@ def checkout(commit: str, folder: Path) -> Path:
         raise RuntimeError(f"no commit {commit}: {named.stderr.strip()}")
     target = folder / named.stdout.strip()
     target.mkdir()
-    subprocess.run(["sh", "-c", 'git archive "$0" detector | tar -x -C "$1"', commit, target], cwd=ROOT, check=True)
+    subprocess.run(["sh", "-c", 'git archive "$0" | tar -x -C "$1"', commit, target], cwd=ROOT, check=True)
     return target

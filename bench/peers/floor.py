@@ -2,28 +2,27 @@
 
 No detector on this client can be faster, unless it merges batches."""
 
-import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "detector"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import app
-from batches import OutputBatch
-from portion import Portion, Transaction
-from unpacking import HEADER
+from detector import app
+from exactly_once import Branching, Out, Portion, run
+from exactly_once.job import Written
+from exactly_once.records import OutputBatch
+from exactly_once.unpacking import HEADER
 
 
-def hand_on(portion: Portion, outputs: dict) -> Transaction:
-    """Return a transaction that writes each chunk as it is to the topic of legit transactions."""
-    transaction = Transaction(portion.next_offsets, portion.group)
+def hand_on(self: Branching, portion: Portion, out: Out) -> None:
+    """Write each chunk as it is to the topic of legit transactions."""
     for source, chunks in portion.chunks.items():
-        target = source._replace(topic=outputs["legit"].topic)
+        target = source._replace(topic=self.routes["legit"])
         for chunk in chunks:
             times, data = [chunk.base_timestamp] * 2, bytearray(HEADER.size) + chunk.records
-            transaction.batches.append((target, OutputBatch(*times, chunk.record_count, data)))
-    return transaction
+            offsets = list(range(chunk.first_offset, chunk.next_offset))
+            out.batches.append(Written(target, OutputBatch(*times, offsets, data), source))
 
 
-app.branch = hand_on
-os._exit(app.main())
+Branching.process = hand_on
+run("detector", app.branching, group="fraud-detector")

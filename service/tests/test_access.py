@@ -78,7 +78,7 @@ def test_a_secret_can_be_in_a_file(files: Path) -> None:
 def test_the_settings_show_no_secret() -> None:
     """They are logged at the start."""
     settings = Environment({"KAFKA_BROKER_URL": "localhost:1", **SASL}).cluster()
-    for shown in (repr(settings), str(settings), f"{settings.security}"):
+    for shown in (repr(settings), str(settings), f"{settings.access}"):
         assert "hunter2" not in shown
         assert "alice" not in shown
         assert "SCRAM-SHA-512" in shown
