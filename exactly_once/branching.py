@@ -24,7 +24,7 @@ from exactly_once.records import (
 from exactly_once.unpacking import Chunk
 from exactly_once.varints import NUMBER, VARINT, Bytes
 
-NOT_THERE = {"too large": "RecordTooLarge", "cannot be read": "CorruptRecord"}
+NOT_THERE = {"too large": "RecordTooLarge", "cannot be read": "CorruptRecord", "bad time": "InvalidTimestamp"}
 """Why a dead letter has neither key nor value, but refers to the input, and the exception that its headers name."""
 
 Batches = Mapping[str, list[OutputBatch]]
@@ -106,11 +106,13 @@ class Branching:
         if sum(map(len, lengths)) + sum(sizes) != len(chunk.records):
             return []
         value_sizes = map(sub, map(sub, map(len, contents), map(len, value_lengths)), repeat(2))  # null, no headers
-        if [*map(VARINT.__getitem__, sizes)] != [*lengths] or [*map(VARINT.__getitem__, value_sizes)] != [
-            *value_lengths
-        ]:
+        if lengths != tuple(map(VARINT.__getitem__, sizes)) or value_lengths != tuple(
+            map(VARINT.__getitem__, value_sizes)
+        ):
             return []
         timestamps = list(map(add, map(NUMBER.__getitem__, timestamp_deltas), repeat(chunk.base_timestamp)))
+        if min(timestamps) < -1:  # perhaps not every output takes it
+            return []
         decisions = self.decide_usual(deciding)
         found = []
         for decision in set(decisions):
@@ -132,16 +134,14 @@ class Branching:
             content: Bytes = record.content
             if headers:
                 content = add_headers(content, record.headers_at, headers)
-            topic = self.routes[decision.route]
-            limit = out.targets[topic].max_message_bytes
-            if (size := batch_bytes(content)) > limit:  # a dead letter by reference: the input has the record itself
-                decision = self._dead(
-                    f"too large: a batch of {size:,} bytes, and {topic} takes {limit:,} (max.message.bytes)"
-                )
+            timestamp = record.timestamp
+            if refusal := out.targets[self.routes[decision.route]].refusal(batch_bytes(content), timestamp):
+                decision = self._dead(f"{refusal} of {self.routes[decision.route]}")
                 content = add_headers(NOTHING, NO_HEADERS_AT, errors(decision.reason, source, record.offset))
+                timestamp = max(timestamp, out.targets[self.routes[self.dead_letter]].least_timestamp)
             if decision.reason:
                 out.reasons.append(decision.reason)
-            found[decision.route].add(record.offset, record.timestamp, content)
+            found[decision.route].add(record.offset, timestamp, content)
         return found.items()
 
     def _dead(self, reason: str) -> Decision:

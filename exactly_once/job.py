@@ -85,6 +85,15 @@ class Target(NamedTuple):
     partitions: int
     max_message_bytes: int
     """The largest batch that the topic accepts."""
+    least_timestamp: int = -(2**63)
+    """The smallest timestamp that it accepts. A broker that compresses what we write takes none below -1, which stands
+    for no time."""
+
+    def refusal(self, batch_bytes: int, timestamp: int) -> str:
+        """Return why a record does not get into the topic, by the size of a batch with nothing else; "" if it does."""
+        if batch_bytes > self.max_message_bytes:
+            return f"too large: {batch_bytes:,} bytes, more than the {self.max_message_bytes:,} of max.message.bytes"
+        return f"bad time: {timestamp} is below -1 for the compression.type" if timestamp < self.least_timestamp else ""
 
 
 class Written(NamedTuple):

@@ -62,7 +62,14 @@ def prepare_topics(admin: KafkaAdminClient, inputs: Sequence[Input], outputs: Se
             raise_partitions(admin, output.topic, counts[output.topic], source, partitions)
     found = find_configs(admin, names)
     check_limits(admin, source, found)
-    return {name: Target(counts[name], int(found[name]["max.message.bytes"])) for name in names}
+    return {
+        name: Target(
+            counts[name],
+            int(configs["max.message.bytes"]),
+            -UNLIMITED - 1 if configs["compression.type"] in ("producer", "uncompressed") else -1,
+        )
+        for name, configs in found.items()
+    }
 
 
 def topics_of(job: Job) -> list[str]:

@@ -16,7 +16,7 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 from kafka.structs import ConsumerGroupMetadata
 
 from detector.rule import MEMBERS, decide, decide_usual
-from exactly_once import Branching, Out, branching, unpacking
+from exactly_once import Branching, Decision, Out, branching, unpacking
 from exactly_once.job import Target
 from exactly_once.records import Columns, OutputBatch, add_headers, decode, encode, encode_one
 from exactly_once.unpacking import HEADER, Chunk, chunks
@@ -268,6 +268,42 @@ def test_the_short_cut_is_taken() -> None:
     with patch.object(branching, "decode", side_effect=AssertionError):
         found = branched(chunk, fast=True)
     assert [[batch.offsets for batch in found[route]] for route in ROUTES] == [[[0, 2]], [[1]], []]
+
+
+def test_headers_of_a_rule_are_added_on_both_ways() -> None:
+    """A rule that gives a decision headers says so once: records of the usual form get them like all others."""
+    marked = Decision("fraud", headers=[(b"rule", b"amount")])
+    job = Branching(
+        source="in",
+        routes=ROUTES,
+        dead_letter="dead_letter",
+        decide=lambda value: marked,
+        members=MEMBERS,
+        decide_usual=lambda amounts: [marked] * len(amounts),
+    )
+    usual, other = record_bytes(usual_value()), record_bytes(b"x")
+    for records in ([usual, usual], [usual, other]):
+        written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
+        chunk = chunk_of(records)
+        assert bool(job._find_usual(chunk)) == (other not in records)
+        job.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
+        (batch,) = written["fraud"]
+        assert [record.headers for record in read_by_client(finished(batch))] == [(("rule", b"amount"),)] * 2
+
+
+@pytest.mark.parametrize(("compresses", "time", "is_taken"), [(True, -1, True), (True, -2, False), (False, -2, True)])
+def test_a_time_that_an_output_does_not_take(compresses: bool, time: int, is_taken: bool) -> None:
+    """A broker that compresses an output refuses times below -1: such a record becomes a dead letter by reference."""
+    target = Target(1, 10**8, -1 if compresses else -(2**63))
+    out = Out({}, ConsumerGroupMetadata("group"), dict.fromkeys(ROUTES, target))
+    for value in (usual_value(), usual_value("é")):
+        written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
+        JOB.branch(chunk_of([record_bytes(value, time)]), TopicPartition("topic", 0), out, written)
+        (batch,) = written["legit" if is_taken else "dead_letter"]
+        (record,) = read_by_client(finished(batch))
+        assert (record.timestamp, record.value) == (max(time, -1 if compresses else time), value if is_taken else None)
+        if not is_taken:
+            assert dict(record.headers)["__streams.errors.exception"] == b"InvalidTimestamp"
 
 
 def has_high_attributes(body: bytes, record_count: int) -> bool:
