@@ -1,0 +1,43 @@
+"""The images: each holds what its service needs and no more, whatever the modes of the checkout are."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from compositions.engine import ROOT, check_engine, run
+from compositions.stack import Stack
+
+ROOMS = {
+    "generator": {"generator", "service"},
+    "detector": {"detector", "exactly_once", "service"},
+    "smurfing": {"detector", "exactly_once", "service", "smurfing"},
+    "alerter": {"alerter", "exactly_once", "service"},
+    "dashboard": {"demo", "detector", "embedded", "exactly_once", "generator", "service"},
+}
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Path:
+    """A copy of the project in which nobody else may read anything, as a checkout under `umask 077` is."""
+    check_engine(stack.command)
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in {*ROOMS["dashboard"], *ROOMS["smurfing"], "alerter"}:
+        shutil.copytree(ROOT / name, copy / name)
+    shutil.copy(ROOT / ".dockerignore", copy)
+    run(f"chmod -R go= {copy}")
+    return copy
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_an_image_holds_what_it_needs(private: Path, name: str) -> None:
+    """Nothing but the rooms that its service imports, without tests; and its user can import the service."""
+    file = f"{'demo' if name == 'dashboard' else name}/Dockerfile"
+    image = run(f"docker build -q -f {private}/{file} {private}").split()[-1]
+    try:
+        found = run(f"docker run --rm --entrypoint sh {image} -c 'ls; find . -name tests -o -name \"*.pyc\"'").split()
+        assert set(found) == ROOMS[name] | {"requirements.txt"}
+        module = "demo.dashboard" if name == "dashboard" else f"{name}.app"
+        run(f"docker run --rm --read-only --entrypoint python {image} -c 'import {module}'")
+    finally:
+        run(f"docker image rm --force {image}")
