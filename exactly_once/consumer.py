@@ -35,6 +35,9 @@ memory and time of a transaction for any input."""
 
 REJOIN_SECONDS = 15
 """A rebalance that takes longer ends the process. A rebalance waits for members in a transaction, or presumed dead."""
+LOOK_SECONDS = 1
+"""The most that counts of the time between two looks at the group: if it is more, it was this process that stood still.
+"""
 
 LOST = "%s[%d]: %d offsets are lost, from %d on: Kafka deleted them unread (retention.ms, retention.bytes)"
 ENDS_EARLIER = (
@@ -87,10 +90,11 @@ class Consumer:
         read_whole_batches(self.client)
         self.unread: Iterator[tuple[TopicPartition, Chunk]] | None = None  # the rest of a fetch
         self.generation: tuple[int, str] | None = None  # None during a rebalance
-        self.polled_at, self.unstable_since = 0.0, time.monotonic()
+        self.polled_at = self.looked_at = self.unstable_seconds = 0.0
         self.positions: dict[TopicPartition, int] = {}  # where the next fetch begins
         self.read_to: dict[TopicPartition, int] = {}  # where the next portion begins; never before what is committed
         self.committed: dict[TopicPartition, int] = {}  # as far as this instance knows, of former partitions too
+        self.gaps: list[tuple[TopicPartition, range]] = []  # to be logged when they are passed for good
         topics = [input.topic for input in inputs]
         self.client.subscribe(topics)
         # Asks Kafka before joining the group: otherwise the client may believe that a topic has no partitions, and
@@ -115,8 +119,10 @@ class Consumer:
         if batches:
             self.unread = unpack(batches)
         taken = self._take()
-        # Markers alone are not worth a transaction while there are records to commit.
-        read_to = self.positions if wait and not taken else {p: found[-1].next_offset for p, found in taken.items()}
+        # Markers, aborted records and gaps go with the records of other partitions, or by themselves if there are none
+        # to commit. While there is more to take, the positions are ahead of it.
+        passed = self.positions if (taken or wait) and not self.unread else {}
+        read_to = passed | {partition: found[-1].next_offset for partition, found in taken.items()}
         offsets = {p: offset for p, offset in read_to.items() if offset > self.read_to[p]}
         if stuck := [p for p in taken if p not in offsets and p.topic not in self.replayed]:
             raise KafkaError(f"{stuck[0].topic}[{stuck[0].partition}]: read below offset {self.read_to[stuck[0]]}")
@@ -131,10 +137,10 @@ class Consumer:
         batches: dict[TopicPartition, list[Any]] = {}
         try:
             batches = self.client.poll(timeout_ms=POLL_MS if wait else 0)
-            for partition in self.positions.keys() & self.client.assignment():
-                position = self.client.position(partition, timeout_ms=0)
-                if position is not None:  # unknown while the client asks about it
-                    self.positions[partition] = position
+            owned = self.positions.keys() & self.client.assignment()
+            positions = {partition: self.client.position(partition, timeout_ms=0) for partition in owned}
+            # Unknown while the client asks about one.
+            self.positions |= {partition: found for partition, found in positions.items() if found is not None}
         except NoOffsetForPartitionError:  # newly assigned: _rewind says where to begin
             pass
         except OffsetOutOfRangeError as error:
@@ -150,20 +156,21 @@ class Consumer:
         # Kafka would accept the offsets of a member in a rebalance: it checks neither who owns the partitions nor for
         # a negative generation. And a rebalance lasts as long as the slowest member, such as one that hangs.
         if group.state == MemberState.STABLE and group.generation_id >= 0:
-            self.unstable_since = 0
+            self.unstable_seconds = 0
             return True
         now = time.monotonic()
-        self.unstable_since = self.unstable_since or now  # not the last look, which may be long ago
-        if now - self.unstable_since > REJOIN_SECONDS:
+        self.unstable_seconds += min(now - self.looked_at, LOOK_SECONDS)
+        self.looked_at = now
+        if self.unstable_seconds > REJOIN_SECONDS:
             raise KafkaTimeoutError(f"this instance does not get into the group {group.group_id}: {group.state}")
         return False
 
     def _rewind(self) -> dict[TopicPartition, int]:
         # Seeks to the committed offsets, so that what was read and dropped is read again. And the client keeps its
-        # position if a rebalance gives back a partition that another instance had in between. Returns the offsets of
-        # partitions that have none: committed before anything is written, they tell a later start that it is not the
-        # first.
-        self.read_to, self.positions = {}, {}
+        # position if a rebalance gives back a partition that another instance had in between. Returns the offsets that
+        # Kafka does not have from us. Committed before anything is written, they tell a later start that it is not the
+        # first, and that what is logged here has been logged; and where nothing is left to read, the lag ends.
+        self.read_to, self.positions, self.gaps = {}, {}, []
         partitions = self.client.assignment()
         if not partitions:  # the topic may be gone: whoever deleted it must recreate it
             return {}
@@ -173,28 +180,36 @@ class Consumer:
             there = found[partition]
             if there and there.metadata != OURS:
                 skipped = range(self.committed.get(partition, there.offset), there.offset)
-                gap = f", past {len(skipped)} offsets, from {skipped.start} on, unread by this one" if skipped else ""
-                log.warning(FOREIGN, *partition, there.offset, self.group, gap)
+                past = f", past {len(skipped)} offsets, from {skipped.start} on, unread by this one" if skipped else ""
+                log.warning(FOREIGN, *partition, there.offset, self.group, past)
             offset = there.offset if there else beginning
-            report_gap(partition, offset, beginning)
+            if gap := range(offset, beginning):
+                self.gaps.append((partition, gap))
             self.committed[partition] = offset
             self.read_to[partition] = max(offset, beginning)
             position = beginning if partition.topic in self.replayed else self.read_to[partition]
             self.client.seek(partition, position)
             self.positions[partition] = position
-        return {partition: self.read_to[partition] for partition, there in found.items() if there is None}
+        ours = {partition: there.offset for partition, there in found.items() if there and there.metadata == OURS}
+        return {partition: offset for partition, offset in self.read_to.items() if ours.get(partition) != offset}
 
     def _reposition(self, places: Mapping[TopicPartition, OffsetAndMetadata | None]) -> None:
         # Kafka does not have what follows the positions of these partitions: goes on at the places, or the beginnings.
+        # What is read next is not what follows from what was read, so that the new position is to be committed (see
+        # read): that is why read_to stays, or becomes, lower.
         beginnings = self.client.beginning_offsets(self.positions.keys() & places, timeout_ms=ANSWER_MS)
         for partition, beginning in beginnings.items():
             expected, place = self.positions[partition], places[partition]
-            report_gap(partition, expected, beginning)
-            offset = place.offset if place else beginning
-            if beginning <= expected:
+            offset = min(place.offset, expected) if place else beginning
+            if beginning > expected:
+                offset = beginning
+                if gap := range(max(expected, self.read_to[partition]), beginning):  # none of a replay, perhaps
+                    self.gaps.append((partition, gap))
+            elif offset < expected:
                 log.error(ENDS_EARLIER, *partition, expected, offset)
+                self.read_to[partition] = offset - 1
             self.client.seek(partition, offset)
-            self.positions[partition] = self.read_to[partition] = offset
+            self.positions[partition] = offset
 
     def _take(self) -> dict[TopicPartition, list[Chunk]]:
         # Takes from the fetched chunks as many as a portion may hold.
@@ -208,12 +223,17 @@ class Consumer:
         self.unread = None
         return taken
 
+    def note(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Remember what has been committed, and log that records are lost if there is a gap before it.
+
+        Not when the gap is found: what is not committed is read again, and the gap found again, perhaps by others.
+        """
+        self.committed |= offsets
+        passed = [(partition, gap) for partition, gap in self.gaps if offsets.get(partition, 0) >= gap.stop]
+        self.gaps = [gap for gap in self.gaps if gap not in passed]
+        for partition, gap in passed:
+            log.error(LOST, *partition, len(gap), gap.start)
+
     def close(self) -> None:
         """Leave the group, so that others need not wait for the session timeout."""
         self.client.close()
-
-
-def report_gap(partition: TopicPartition, expected: int, beginning: int) -> None:
-    """Log that records are lost if the topic begins beyond the expected offset."""
-    if beginning > expected:
-        log.error(LOST, *partition, beginning - expected, expected)

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import urllib.request
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -10,7 +12,7 @@ from kafka.errors import KafkaError
 
 from embedded.pipeline import Pipeline
 from embedded.records import Record
-from embedded.service import Restarted, wait_until
+from embedded.service import Restarted, Service, wait_until
 
 PLAIN_LINE = (
     r"transactions=\d+ legit=\d+ fraud=\d+ dead_letter=\d+ rate=\d+/s fraud=[\d.]+% lag=\d+ p50=\d+ms p99=\d+ms"
@@ -83,3 +85,17 @@ def wait_until_at_work(pipeline: Pipeline) -> None:
     """Write a fraud, and wait until the detector has passed it on: it has its partitions, and has seen the topics."""
     pipeline.write([Record(transaction(900))])
     pipeline.drain()
+
+
+def wait_for_a_beat(heartbeat: Path, detector: Service | Restarted) -> None:
+    """Make the heartbeat look old, and wait until that has changed."""
+    os.utime(heartbeat, (0, 0))
+    wait_until(lambda: heartbeat.stat().st_mtime > 0, 120, lambda: detector.log)
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Return each sample by its name and labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in samples}

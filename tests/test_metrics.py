@@ -3,7 +3,6 @@
 import re
 import socket
 import tomllib
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -11,18 +10,10 @@ import pytest
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import Service, wait_until
-from harness import transaction
+from harness import scrape, transaction
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 INFO = re.compile(rf'(detector|generator)_info{{interpreter="cpython 3[.0-9]+",version="{VERSION}"}}')
-
-
-def scrape(port: int) -> dict[str, float]:
-    """Return each sample by its name and labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in samples}
 
 
 @pytest.fixture
