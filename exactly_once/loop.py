@@ -25,7 +25,7 @@ from service.settings import ConfigurationError, Environment
 from service.stopping import Stopping
 
 TURN_SECONDS = 60
-"""How long a turn of the loop may take: a rebalance asks for offsets, and for topics on all brokers."""
+"""How long a turn of the loop may take, or the start: a rebalance asks for offsets, and for topics on all brokers."""
 CLOSE_SECONDS = 3
 
 LEAST_OVERLAP_BYTES, MOST_OVERLAP_BYTES = PORTION_BYTES // 2, 4 * PORTION_BYTES
@@ -146,6 +146,7 @@ def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
             raise ConfigurationError(f"a topic is named twice ({', '.join(topics)}): give each its own")
         log.info("Starting with %s, topics %s", member, ", ".join(topics))
         with suppress(SystemExit):  # signalled while it was connecting
+            stopping.rearm(TURN_SECONDS)
             loop = Loop(name, job, member, stopping)
             loop.run()
         if loop:
@@ -161,9 +162,8 @@ def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
             "Kafka failed, ending; a restart continues from the committed offsets: %s", explain(error, member, job)
         )
         exit_code = 1
-    stopping.exit_code = exit_code
+    stopping.finish(exit_code, CLOSE_SECONDS)
     if loop:  # last, as it may hang
-        stopping.rearm(CLOSE_SECONDS)
         with suppress(Exception):  # the cause is already logged
             loop.consumer.close()  # the producer ends with the process: closing it would retry what has just failed
     return exit_code

@@ -22,7 +22,7 @@ class Progress:
 
     def __init__(self, consumer: Consumer, cluster: Cluster, topic: str) -> None:
         self.consumer, self.cluster, self.topic = consumer, cluster, topic
-        self.committed_before: dict[TopicPartition, int] = {}
+        self.before: tuple[dict[TopicPartition, int], ...] = ()
         self.waiting_before: dict[TopicPartition, int] = {}
         self.lags: dict[TopicPartition, int | None] = {}
         """For each assigned partition, the offsets between what is committed and its end; None if that is unknown."""
@@ -31,9 +31,9 @@ class Progress:
 
     @property
     def lag(self) -> str:
-        """The lag summed over all partitions."""
+        """The lag summed over all partitions; unknown during a rebalance, which may give this instance others."""
         lags = [lag for lag in self.lags.values() if lag is not None]
-        return str(sum(lags)) if len(lags) == len(self.lags) else "unknown"
+        return str(sum(lags)) if len(lags) == len(self.lags) and self.consumer.generation else "unknown"
 
     def check(self) -> bool:
         """Return whether something has moved since the last time, or there is nothing to read. Raises KafkaError.
@@ -46,11 +46,12 @@ class Progress:
         self.lags = {p: max(0, ends[p] - committed[p]) if p in ends else None for p in partitions}
         if is_well := self._is_well(committed, ends):
             self.well_at = time.time()
-        self.committed_before = committed
         return is_well
 
     def _is_well(self, committed: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> bool:
-        topic, has_moved = self.topic, committed != self.committed_before
+        # Positions move without a commit where a job only reads again what it has read before.
+        topic, now = self.topic, (committed, self.consumer.positions.copy())
+        has_moved, self.before = now != self.before, now
         if not has_moved and not self._is_answered(topic):
             return False
         for partition in committed.keys() - ends.keys():

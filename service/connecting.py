@@ -26,4 +26,5 @@ def connect(client: Callable[..., Any], cluster: Cluster, stopping: Stopping, **
             if reason := refusal(cluster.addresses, cluster.access):
                 raise KafkaError(reason) from None
             log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again", cluster.broker_url)
+            stopping.rearm()  # that may last
     sys.exit(0)

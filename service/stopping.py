@@ -16,15 +16,24 @@ class Stopping:
 
     def __init__(self) -> None:
         self.is_set = False
+        self.seconds = 0.0
         self.exit_code = 1
         """That of a process that hangs."""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGALRM, self._end)
 
-    def rearm(self, seconds: float) -> None:
-        """Give the process so many seconds until the next call; 0 is for ever."""
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    def rearm(self, seconds: float | None = None) -> None:
+        """Give the process so many seconds until the next call, or as many as the last time; 0 is for ever."""
+        self.seconds = self.seconds if seconds is None else seconds
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def finish(self, exit_code: int, seconds: float) -> None:
+        """Give the process so many seconds to end. The exit code is this, even if it hangs, or another signal comes."""
+        self.exit_code = exit_code
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        self.rearm(seconds)
 
     @contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:
