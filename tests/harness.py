@@ -99,3 +99,11 @@ def scrape(port: int) -> dict[str, float]:
         lines = answer.read().decode().splitlines()
     samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in samples}
+
+
+def memory_peak_mb(service: Service) -> float:
+    """Return the largest resident memory of a process so far."""
+    for line in Path(f"/proc/{service.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmHWM")

@@ -1,5 +1,6 @@
 """Record batches as bytes, written to a broker and read from it by plain requests: no client looks into them."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ CODECS = {
     "zstd": (4, zstd_encode),
 }
 CONTROL_BIT = 0b100000
+WAIT_SECONDS = 120
 
 
 def content(value: bytes | None, key: bytes | None = None, headers: Sequence[tuple[bytes, bytes | None]] = ()) -> bytes:
@@ -47,35 +49,48 @@ def batch(records: Sequence[tuple[int, bytes]], codec: str = "none") -> bytes:
 
 
 class Wire:
-    """A connection to the leader of every partition: there is one broker."""
+    """A connection to the leaders of all partitions."""
 
     def __init__(self, consumer: KafkaConsumer) -> None:
         self._consumer = consumer
 
-    def produce(self, topic: str, data: bytes, partition: int = 0) -> None:
-        """Write a message set or a batch, as it is."""
+    def produce(self, topic: str, data: bytes, partition: int = 0) -> int:
+        """Write a message set or a batch, as it is, and return the offset of its first record."""
+        response = self.offer(topic, data, partition)
+        assert response.error_code == 0, response
+        return int(response.base_offset)
+
+    def offer(self, topic: str, data: bytes, partition: int = 0) -> Any:
+        """Send a message set or a batch to be written, and return the broker's answer: it may refuse it."""
         topics = ProduceRequest.TopicProduceData
         written = topics(name=topic, partition_data=[topics.PartitionProduceData(index=partition, records=data)])
         version = 9 if data[16] == 2 else 2  # what lies there is the version of the format
         request = ProduceRequest(
             transactional_id=None, acks=-1, timeout_ms=10_000, topic_data=[written], max_version=version
         )
-        response = self._ask(request).responses[0].partition_responses[0]
-        assert response.error_code == 0, response
+        return self._ask(request, topic, partition).responses[0].partition_responses[0]
 
     def format_version(self, topic: str) -> int:
         """Return in which version of the format the broker keeps what is in a topic's first partition."""
         return bytes(self._fetch(topic, 0, 0).records)[16]
 
     def fetch(self, topic: str, partition: int = 0) -> Iterator[bytes]:
-        """Yield the data batches of a partition as the broker keeps them, without those of aborted transactions."""
+        """Yield the data batches of a partition as the broker keeps them, without those of aborted transactions.
+
+        Raises TimeoutError if a transaction stays open.
+        """
         place = TopicPartition(topic, partition)
         offset = self._consumer.beginning_offsets([place])[place]
         end = self._consumer.end_offsets([place])[place]
         aborted: set[int] = set()  # producers whose transaction, at this offset, will be aborted
+        deadline = time.monotonic() + WAIT_SECONDS
         while offset < end:
             found_there = self._fetch(topic, partition, offset)
-            data, at = bytes(found_there.records), 0
+            if found_there.records:
+                deadline = time.monotonic() + WAIT_SECONDS
+            elif time.monotonic() > deadline:
+                raise TimeoutError(f"nothing from {topic}[{partition}] at {offset}: is a transaction open?")
+            data, at = bytes(found_there.records or b""), 0
             begins = {a.first_offset: a.producer_id for a in found_there.aborted_transactions or ()}
             while at + HEADER.size <= len(data):
                 size = int.from_bytes(data[at + 8 : at + 12], "big") + 12
@@ -103,7 +118,7 @@ class Wire:
             topics=[topics(topic=topic, partitions=[wanted])],
             max_version=11,
         )
-        return self._ask(request).responses[0].partitions[0]
+        return self._ask(request, topic, partition).responses[0].partitions[0]
 
     def records(self, topic: str, partition: int = 0) -> list[tuple[int, bytes]]:
         """Return the timestamps and contents of a partition's records."""
@@ -114,11 +129,13 @@ class Wire:
             for record in decode(chunk)
         ]
 
-    def _ask(self, request: Any) -> Any:
+    def _ask(self, request: Any, topic: str, partition: int) -> Any:
         manager = self._consumer._client._manager
+        self._consumer.partitions_for_topic(topic)  # without it the client does not look for the leader
+        leader = manager.cluster.leader_for_partition(TopicPartition(topic, partition))
 
         async def ask() -> Any:
-            return await manager.send(request)
+            return await manager.send(request, node_id=leader)
 
         return manager.run(ask)
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,17 +14,17 @@ from kafka import KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from embedded import Cluster
-from embedded.pipeline import ROOT, Pipeline
+from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import Service, wait_until
 from harness import shares, transaction, wait_for_shares, wait_until_at_work
 
-HANGING = ROOT / "tests/faults/hanging"
+HANGING = (sys.executable, "tests/faults/hanging/app.py")
 
 
 def start(pipeline: Pipeline, hang: str) -> Service:
     """Start the detector in which something hangs."""
-    return Service(HANGING, pipeline.environ("detector", HANG=hang))
+    return Service("detector", pipeline.environ("detector", HANG=hang), HANGING)
 
 
 def assert_it_says_where(detector: Service, *calls: str) -> None:

@@ -15,7 +15,7 @@ from embedded.records import Record
 from embedded.service import Restarted, Service, wait_until
 from exactly_once import kafka_python
 from exactly_once.topics import MAX_MESSAGE_BYTES
-from harness import transaction, wait_for_error, wait_for_shares, wait_until_at_work
+from harness import transaction, wait_for_shares, wait_until_at_work
 
 
 def last_line(detector: Service) -> str:
@@ -110,30 +110,6 @@ def test_an_output_that_is_deleted(pipeline: Pipeline) -> None:
         configs = admin.describe_configs([resource], config_filter="all")["topic"][pipeline.legit]
         assert int(configs["max.message.bytes"]["value"]) == MAX_MESSAGE_BYTES
     assert len(pipeline.read(pipeline.legit)) == 1
-
-
-def test_what_comes_before_a_record_that_is_too_large_goes_on(pipeline: Pipeline) -> None:
-    """All before it in its partition is committed, and the other partitions' records as well; what follows waits."""
-    two = Pipeline(pipeline.broker_url, partitions=2)
-    two.create(two.transactions, two.fraud, two.dead_letter)
-    two.create(two.legit, max_message_bytes="20000")
-    small, large = transaction(1), transaction(1, note="x" * 30_000)
-    two.write([Record(value, partition=0) for value in [small] * 5 + [large] + [small] * 5], linger_ms=1000)
-    two.write([Record(small, partition=1)] * 7, linger_ms=1000)
-    for _ in range(2):
-        with two.restarted("detector") as detector:
-            wait_for_error(detector, f"{two.transactions}[0]: the record at offset 5 has 30,1")
-    assert two.lag() == 6
-    found = two.read(two.legit)
-    assert [sum(record.partition == partition for record in found) for partition in (0, 1)] == [5, 7]
-    with two.admin() as admin:
-        admin.alter_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, two.legit, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})]
-        )
-    with two.restarted("detector"):
-        two.drain()
-    values = [record.value for record in two.read(two.legit) if record.partition == 0]
-    assert values == [small] * 5 + [large] + [small] * 5
 
 
 @contextmanager

@@ -339,6 +339,29 @@ def test_hostile_values(trial: Trial, rounds: int, verdicts: list[Verdict]) -> N
     judge(trial, verdicts)
 
 
+def test_hostile_batches(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verdict]) -> None:
+    """Batches that no client writes, all the time, while the detector is killed and frozen, and the broker killed."""
+    trial.attack()
+    detector = trial.start()
+    for _ in range(rounds):
+        trial.settle()
+        with trial.fault():
+            os.kill(detector.pid, signal.SIGKILL)
+        trial.settle()
+        with trial.fault():
+            cluster.brokers[0].kill()
+            cluster.brokers[0].start()
+            cluster.brokers[0].wait_ready()
+        trial.settle()
+        pid = detector.pid
+        with trial.fault():
+            os.kill(pid, signal.SIGSTOP)
+            wait_for_shares(trial.pipeline)  # none: Kafka takes it for dead
+            os.kill(pid, signal.SIGCONT)
+    judge(trial, verdicts)
+    assert trial.hostile > 500
+
+
 @pytest.mark.skipif(not os.environ.get("ROUNDS"), reason="for the long mode: make test-faults")
 def test_three_brokers_bounced_in_turn(verdicts: list[Verdict], seed: int, rounds: int) -> None:
     """With three brokers, three copies and two in sync at least, each is killed and restarted in turn."""

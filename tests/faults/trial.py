@@ -17,8 +17,11 @@ from dataclasses import dataclass, field
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
+import adversary
+import strict
 from embedded.pipeline import Pipeline
 from embedded.service import Restarted, Service, wait_until
+from raw import Wire, wire
 
 RECORDS_PER_SECOND = 400
 
@@ -77,6 +80,24 @@ def route_of(data: bytes) -> str:
     return "fraud" if b'"amount": 900,' in data else "legit"
 
 
+HOSTILE = adversary.transaction(1).partition(b'"amount"')[0]
+"""How the values of hostile batches begin; no honest one does."""
+
+
+def is_hostile(batch: bytes) -> bool:
+    """Return whether a batch of the input is the adversary's: the trial's own are as usual as can be."""
+    try:
+        return any((record.value or b"").startswith(HOSTILE) for record in strict.read(batch))
+    except (AssertionError, IndexError):
+        return True
+
+
+def offsets_of(batch: bytes) -> range:
+    """Return the offsets of a batch."""
+    first, *_ = header = adversary.HEADER.unpack_from(batch)
+    return range(first, first + header[6] + 1)
+
+
 class Trial:
     """A pipeline under load, with detectors; to be used in a `with` block."""
 
@@ -87,8 +108,13 @@ class Trial:
         self.instances: list[Restarted] = []
         self.extra: dict[bytes | None, str] = {}
         """Values to be mixed in, with their routes."""
+        self.hostile = 0
+        """How many offsets of hostile batches have been looked up."""
+        self.lost_places: list[tuple[int, int]] = []
+        """Partitions and offsets of what is lost."""
         self._writing = True
         self._writer = threading.Thread(target=self._write, daemon=True)
+        self._attacker: threading.Thread | None = None
 
     def __enter__(self) -> "Trial":
         self.pipeline.create(self.pipeline.transactions)
@@ -103,6 +129,8 @@ class Trial:
         for instance in self.instances:
             instance.end(signal.SIGKILL)
         self._writer.join(30)
+        if self._attacker:
+            self._attacker.join(30)
         self._reader.close()
 
     def start(self, **environ: str) -> Restarted:
@@ -143,6 +171,23 @@ class Trial:
             producer.flush(30)
         finally:
             producer.close(timeout=1)
+
+    def attack(self) -> None:
+        """From now on, write hostile batches as well, to all partitions."""
+        self._attacker = threading.Thread(target=self._attack, daemon=True)
+        self._attacker.start()
+
+    def _attack(self) -> None:
+        draw, batches = random.Random(self.verdict.fault), list(adversary.hostile().values())
+        while self._writing:
+            try:
+                with wire(self.pipeline.broker_url) as broker:
+                    while self._writing:
+                        partition = draw.randrange(self.pipeline.partitions)
+                        broker.offer(self.pipeline.transactions, draw.choice(batches), partition)
+                        time.sleep(0.02)
+            except (KafkaError, OSError):
+                time.sleep(0.5)
 
     def committed(self) -> int:
         """Return how far committed readers get in the outputs, in offsets; -1 where Kafka does not answer."""
@@ -187,6 +232,8 @@ class Trial:
         """Stop writing, wait for the sentinels, and look up every record of the input in the outputs."""
         self._writing = False
         self._writer.join(120)
+        if self._attacker:
+            self._attacker.join(120)
         sentinels = [(p, route) for p in range(self.pipeline.partitions) for route in WEIGHTS]
         producer = self._producer()
         for p, route in sentinels:
@@ -217,23 +264,39 @@ class Trial:
         return with_open
 
     def _look_up(self) -> None:
-        inputs: Counter[tuple[int, bytes | None]] = Counter()
-        place: dict[tuple[int, bytes | None], int] = {}
-        for record in self.pipeline.read(self.pipeline.transactions):
-            inputs[record.partition, record.value] += 1
-            place[record.partition, record.value] = record.offset or 0
-        outputs: Counter[tuple[int, bytes | None]] = Counter()
+        # At the bytes: the client cannot read all that hostile batches hold.
+        with wire(self.pipeline.broker_url) as broker:
+            for partition in range(self.pipeline.partitions):
+                self._look_up_partition(broker, partition)
+
+    def _look_up_partition(self, broker: Wire, partition: int) -> None:
+        inputs, outputs, place = Counter[bytes | None](), Counter[bytes | None](), dict[bytes | None, int]()
+        hostile, routed, dead = set[int](), 0, Counter[int]()  # offsets; a number of records; offsets
+        for batch in broker.fetch(self.pipeline.transactions, partition):
+            if self._attacker and is_hostile(batch):
+                hostile.update(offsets_of(batch))
+                continue
+            for record in strict.read(batch):
+                inputs[record.value] += 1
+                place[record.value] = record.offset
         for route, topic in self.pipeline.routes.items():
-            last: dict[int, int] = {}
-            for record in self.pipeline.read(topic):
-                identity = (record.partition, record.value)
-                outputs[identity] += 1
-                expected = self.extra.get(record.value) or route_of(record.value or b"malformed")
-                self.verdict.misrouted += expected != route
-                if inputs[identity] == 1:
-                    self.verdict.disordered += place[identity] < last.get(record.partition, -1)
-                    last[record.partition] = place[identity]
-        self.verdict.checked += inputs.total()
-        self.lost_places = [(partition, place[partition, data]) for partition, data in (inputs - outputs)]
-        self.verdict.lost += (inputs - outputs).total()
-        self.verdict.doubled += (outputs - inputs).total()
+            last = -1
+            for record in (r for batch in broker.fetch(topic, partition) for r in strict.read(batch)):
+                if offsets := hostile.intersection(record.dead_offsets()):
+                    dead.update(offsets)
+                elif self._attacker and (record.value or b"").startswith(HOSTILE):
+                    routed += 1
+                    self.verdict.misrouted += route != "legit"
+                else:
+                    outputs[record.value] += 1
+                    expected = self.extra.get(record.value) or route_of(record.value or b"malformed")
+                    self.verdict.misrouted += expected != route
+                    if inputs[record.value] == 1:
+                        self.verdict.disordered += place[record.value] < last
+                        last = place[record.value]
+        self.lost_places += [(partition, place[data]) for data in inputs - outputs]
+        missing = len(hostile) - len(dead) - routed
+        self.hostile += len(hostile)
+        self.verdict.checked += inputs.total() + len(hostile)
+        self.verdict.lost += (inputs - outputs).total() + max(0, missing)
+        self.verdict.doubled += (outputs - inputs).total() + max(0, -missing) + dead.total() - len(dead)

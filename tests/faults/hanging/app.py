@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "detector"))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from kafka import KafkaConsumer
 
-import app
-import consumer
+from detector.app import branching
+from exactly_once import consumer, loop, run
 
 HANG = os.environ["HANG"].split()
 
@@ -39,6 +39,6 @@ if "close" in HANG:
     consumer.Consumer.close = hang
 
 if "explain" in HANG:
-    app.explain = hang
+    loop.explain = hang
 
-os._exit(app.main())
+run("detector", branching, group="fraud-detector")
