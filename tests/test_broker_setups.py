@@ -22,7 +22,7 @@ from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
-from harness import transaction, wait_for_error, wait_for_shares
+from harness import transaction, wait_for_error, wait_for_shares, wait_until_at_work
 
 TOPIC, GROUP, ID, CLUSTER = (
     ResourceType.TOPIC,
@@ -152,6 +152,30 @@ def test_a_permission_that_is_taken_away_while_it_runs(
     with pipeline.restarted("detector", TRANSACTIONAL_ID=f"{pipeline.name}-id"):
         pipeline.drain()
     assert [len(pipeline.read(topic)) for topic in (pipeline.legit, pipeline.fraud, pipeline.dead_letter)] == [1, 1, 1]
+
+
+def test_no_permission_to_add_partitions(guarded: Cluster) -> None:
+    """Where the outputs lack partitions that the input has got: exit code 2, and the command; after it, all is well."""
+    pipeline = Pipeline(guarded.bootstrap_servers)
+    pipeline.create(pipeline.transactions)
+    two = Pipeline(pipeline.broker_url, 2, pipeline.name)
+    with pipeline.service("detector") as detector, pipeline.admin() as admin:
+        wait_until_at_work(pipeline)
+        set_permissions(pipeline, TOPIC, pipeline.fraud, "ALTER")
+        admin.create_partitions({pipeline.transactions: 2})
+        two.write([Record(transaction(), partition=1)])
+        assert detector.wait() == 2
+        (line,) = [line for line in detector.log.splitlines() if " ERROR " in line]
+        remedy = f"kafka-topics --alter --topic {pipeline.fraud} --partitions 2"
+        assert f"{pipeline.fraud} has 1 partitions, fewer than the 2 of {pipeline.transactions}: {remedy}" in line
+        assert line.endswith(remedy)
+    allow_all(pipeline, TOPIC, pipeline.fraud)
+    done = guarded.tool("kafka-topics", *remedy.split()[1:])
+    assert done.returncode == 0, done.stderr
+    set_permissions(pipeline, TOPIC, pipeline.fraud, "ALTER")
+    with two.service("detector"):
+        two.drain()
+    assert [record.partition for record in two.read(two.legit)] == [1]
 
 
 @pytest.mark.parametrize("missing", ["transactions", "legit"])

@@ -250,9 +250,9 @@ def told(*detectors: Restarted) -> list[str]:
 
 def test_detectors_do_not_take_each_other_for_foreign(four: Pipeline) -> None:
     """Neither when one joins, nor when one is killed, nor when it leaves, with records or without."""
-    with four.restarted("detector") as one:
+    with four.restarted("detector", TRANSACTIONAL_ID=f"{four.name}-1") as one:
         wait_for_shares(four, 4)
-        with four.restarted("detector") as two:
+        with four.restarted("detector", TRANSACTIONAL_ID=f"{four.name}-2") as two:
             for n in range(3):
                 wait_for_shares(four, 2, 2)
                 fill(four, f"round{n}", 20)
