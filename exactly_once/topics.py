@@ -9,6 +9,7 @@ from kafka import IsolationLevel, KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     InvalidConfigurationError,
+    InvalidPartitionsError,
     KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -80,12 +81,16 @@ def topics_of(job: Job) -> list[str]:
 def raise_partitions(admin: KafkaAdminClient, topic: str, count: int, source: str, partitions: int) -> None:
     """Give the topic as many partitions as its source has. Raises ConfigurationError if Kafka refuses."""
     (answer,) = admin.create_partitions({topic: partitions}, raise_errors=False).results
-    # If it has them by now, another instance was faster.
-    if answer.error_code and describe(admin, [topic], ())[topic] < partitions:
-        raise ConfigurationError(
-            f"{topic} has {count} partitions, fewer than the {partitions} of {source}:"
-            f" kafka-topics --alter --topic {topic} --partitions {partitions}"
-        )
+    # If it has them already, another instance was faster, and the broker that is asked may not know of it yet.
+    is_late = answer.error_code == InvalidPartitionsError.errno
+    until = time.monotonic() + (ANSWER_SECONDS if is_late else 0)
+    while answer.error_code and describe(admin, [topic], ())[topic] < partitions:
+        if time.monotonic() > until:
+            raise ConfigurationError(
+                f"{topic} has {count} partitions, fewer than the {partitions} of {source}:"
+                f" kafka-topics --alter --topic {topic} --partitions {partitions}"
+            )
+        time.sleep(0.1)
     log.info("%s has got %d partitions, as many as %s", topic, partitions, source)
 
 

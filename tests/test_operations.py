@@ -78,6 +78,8 @@ def test_a_new_partition_that_the_outputs_lack(pipeline: Pipeline, instances: in
         four = with_partitions(pipeline, 4)
         four.write([Record(transaction(n=n), partition=n % 4) for n in range(100)])
         four.drain(30 * SLOW)
+        for detector in detectors:
+            detector.check()
         wait_for_shares(pipeline, *{1: [4], 2: [2, 2]}[instances])
         for detector in detectors:
             detector.check()
