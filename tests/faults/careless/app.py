@@ -35,7 +35,10 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
     consumer.Consumer._is_stable = lambda self, group: True
 
     def stay(self: consumer.Consumer) -> dict[TopicPartition, int]:
-        """Go on from where the client is."""
+        """Go on from where the client is, at first from the beginning."""
+        for partition, beginning in self.client.beginning_offsets(self.client.assignment()).items():
+            if self.client.committed(partition) is None:
+                self.client.seek(partition, beginning)
         self.positions = {partition: self.client.position(partition) for partition in self.client.assignment()}
         self.read_to, self.committed = self.positions.copy(), self.positions.copy()
         return {}
