@@ -13,7 +13,7 @@ from service.log import log
 from service.settings import Cluster
 
 PROBE_MS = 5000
-END_SECONDS = 1
+END_SECONDS = 2
 """How long the leaders of all partitions together may take to say where these end."""
 
 

@@ -38,9 +38,9 @@ def assert_it_says_where(detector: Service, *calls: str) -> None:
 @pytest.mark.parametrize(
     ("hang", "calls"),
     [
-        ("start", ("main", "__init__", "subscribe", "__init__", "hang")),
-        ("poll", ("main", "run", "read", "_poll", "hang")),
-        ("rewind", ("main", "run", "read", "_rewind", "hang")),
+        ("start", ("_run", "__init__", "__init__", "hang")),
+        ("poll", ("_run", "run", "read", "_poll", "hang")),
+        ("rewind", ("_run", "run", "read", "_rewind", "hang")),
     ],
 )
 def test_a_hang_at_work(pipeline: Pipeline, hang: str, calls: tuple[str, ...]) -> None:
@@ -55,7 +55,7 @@ def test_a_hang_at_the_end(pipeline: Pipeline) -> None:
     with start(pipeline, "close") as detector:
         wait_until_at_work(pipeline)
         assert detector.stop() == 0
-        assert_it_says_where(detector, "main", "close", "hang")
+        assert_it_says_where(detector, "_run", "close", "hang")
 
 
 def test_a_hang_after_an_error_of_configuration(pipeline: Pipeline) -> None:
@@ -67,7 +67,7 @@ def test_a_hang_after_an_error_of_configuration(pipeline: Pipeline) -> None:
         admin.create_partitions({pipeline.transactions: 2})
         detector.wait_for("Hanging")
         assert detector.stop() == 2
-        assert_it_says_where(detector, "main", "close", "hang")
+        assert_it_says_where(detector, "_run", "close", "hang")
         assert f"ERROR {pipeline.legit} does not take all that {pipeline.transactions} takes" in detector.log
 
 
@@ -78,7 +78,7 @@ def test_a_hang_after_an_error_of_kafka(pipeline: Pipeline) -> None:
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, pipeline.legit, {"max.message.bytes": "100"})])
         pipeline.write([Record(transaction(note="x" * 1000))])
         assert detector.wait() == 1
-        assert_it_says_where(detector, "main", "hang")
+        assert_it_says_where(detector, "_run", "hang")
 
 
 @contextmanager
