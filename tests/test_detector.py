@@ -1,7 +1,5 @@
 """The detector on a real broker: what goes where, byte for byte, and what survives what."""
 
-import base64
-import json
 import random
 import re
 import signal
@@ -10,13 +8,12 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
 
+from detector.tests.corpus import CORPUS
 from embedded import Cluster
-from embedded.pipeline import ROOT, Pipeline
+from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
 from harness import TOO_SLOW, transaction, wait_for_shares
-
-CORPUS = ROOT / "detector/tests/corpus.jsonl"
 
 
 def as_written(records: list[Record]) -> list[Record]:
@@ -32,15 +29,7 @@ def errors(record: Record) -> dict[str, str]:
 
 def test_the_corpus_comes_out_exactly_once(pipeline: Pipeline) -> None:
     """Every case of the corpus, in one run, comes out once, in its topic, with its bytes; the detector lives on."""
-    cases = [json.loads(line) for line in CORPUS.read_text().splitlines()]
-    records = [
-        Record(
-            None if case["value_b64"] is None else base64.b64decode(case["value_b64"]),
-            key=case["name"].encode(),
-            timestamp=1,
-        )
-        for case in cases
-    ]
+    records = [Record(case.value, key=case.name.encode(), timestamp=1) for case in CORPUS]
     pipeline.write(records)
     with pipeline.restarted("detector") as detector:
         pipeline.drain()
@@ -48,7 +37,7 @@ def test_the_corpus_comes_out_exactly_once(pipeline: Pipeline) -> None:
         assert detector.end() == 0
     for expected, topic in pipeline.routes.items():
         there = [record._replace(offset=None, headers=()) for record in pipeline.read(topic)]
-        assert there == [r for r, case in zip(records, cases, strict=True) if case["expected"] == expected]
+        assert there == [r for r, case in zip(records, CORPUS, strict=True) if case.expected == expected]
 
 
 RECORDS = [

@@ -1,6 +1,5 @@
 """The rule: each value has one right answer, whatever it is made of."""
 
-import base64
 import json
 import os
 import subprocess
@@ -13,22 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.rule import DEAD_LETTER, FRAUD, IS_FRAUD, IS_LEGIT, LEGIT, decide
+from detector.tests.corpus import CORPUS
 
-CORPUS = Path(__file__).parent / "corpus.jsonl"
 ROUTES = {"legit": LEGIT, "fraud": FRAUD, "dead_letter": DEAD_LETTER}
 
 
 def cases() -> list[Any]:
     """Return the corpus: each case's value and route, under its name."""
-    lines = map(json.loads, CORPUS.read_text().splitlines())
-    return [
-        pytest.param(
-            None if line["value_b64"] is None else base64.b64decode(line["value_b64"]),
-            ROUTES[line["expected"]],
-            id=line["name"],
-        )
-        for line in lines
-    ]
+    return [pytest.param(case.value, ROUTES[case.expected], id=case.name) for case in CORPUS]
 
 
 def transaction(**members: object) -> bytes:

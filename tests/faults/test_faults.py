@@ -1,7 +1,5 @@
 """Nothing lost, nothing doubled, nothing on the wrong side, nothing out of order, whatever fails meanwhile."""
 
-import base64
-import json
 import os
 import signal
 import socket
@@ -22,9 +20,10 @@ from kafka.admin import (
     ResourceType,
 )
 
+from detector.tests.corpus import CORPUS
 from embedded import Cluster
 from embedded.cluster import free_ports
-from embedded.pipeline import ROOT, Pipeline
+from embedded.pipeline import Pipeline
 from embedded.secure import SecuredCluster
 from embedded.service import Restarted, wait_until
 from faults.trial import Trial, Verdict
@@ -327,10 +326,7 @@ def test_network(rounds: int, verdicts: list[Verdict], seed: int) -> None:
 
 def test_hostile_values(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
     """The corpus mixed into the stream, while the detector is killed."""
-    for line in (ROOT / "detector/tests/corpus.jsonl").read_text().splitlines():
-        case = json.loads(line)
-        data = None if case["value_b64"] is None else base64.b64decode(case["value_b64"])
-        trial.extra[data] = case["expected"]
+    trial.extra |= {case.value: case.expected for case in CORPUS}
     detector = trial.start()
     for _ in range(2 * rounds):
         trial.settle()
