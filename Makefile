@@ -121,7 +121,7 @@ watch: $(BIN)/ready ## The same live view on the running compositions, through l
 
 .PHONY: screenshot
 screenshot: $(BIN)/ready ## Make the pictures of the live view and of the page again, in six minutes; the latter needs Chromium
-	@$(BIN)/python -m demo --duration 330 --svg docs/demo.svg --web --png docs/dashboard.png
+	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo.pictures
 
 .PHONY: test
 test: $(BIN)/ready ## Run every test that this machine can run, and name those it cannot

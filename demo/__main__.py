@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 
@@ -17,14 +17,16 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from rich.console import Console
 
-from demo.attack import ALERTER_GROUP, SMURFING_GROUP, is_ready, see, send
-from demo.observer import ALERTS_TOPIC, EXPECTED_SHARE, FRAUD_AMOUNT, Observer
+from demo.attack import ALERTER_GROUP, BROKER_HELP, SMURFING_GROUP, is_ready, running_pipeline, see, send
+from demo.observer import ALERTS_TOPIC, EXPECTED_SHARE, Observer
 from demo.page import Page
-from demo.view import render, watch
+from demo.view import watch
 from demo.web import PORT, PageError, serving
+from detector.rule import FRAUD_AMOUNT
 from embedded import Cluster, JarError, ServerError
 from embedded.pipeline import Pipeline
 from embedded.service import Restarted, Service, ServiceError, wait_until
+from service.settings import ConfigurationError
 
 RATE = os.environ.get("TRANSACTIONS_PER_SECOND") or "1000"
 WEB_HELP = f"show it as a page as well, at http://localhost:{PORT} unless another port is given"
@@ -44,7 +46,7 @@ class Malformed:
     """Writes a malformed transaction every two seconds."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self.producer = KafkaProducer(bootstrap_servers=pipeline.broker_url)
+        self.producer = KafkaProducer(bootstrap_servers=pipeline.broker_url, **pipeline.access)
         self.topic = pipeline.transactions
         self.started = time.monotonic()
         self.sent = 0
@@ -84,8 +86,17 @@ class Attack:
         see(self.pipeline, *(self.receivers if self.receivers[0] else send(self.pipeline)))
 
 
-def run(console: Console, seconds: float, svg: str | None, png: str | None, port: int, alerts: bool) -> bool:
-    """Run everything for this many seconds (0: until Ctrl-C), and return whether the audit holds."""
+def run(
+    console: Console,
+    seconds: float,
+    port: int = 0,
+    alerts: bool = False,
+    at_the_end: Callable[[Observer], None] = lambda _: None,
+) -> bool:
+    """Run everything for this many seconds (0: until Ctrl-C), and return whether the audit holds.
+
+    With a port there is a page. What is to happen at the end happens while all is still running.
+    """
     page = Page(TITLE)
     with serving(page, "127.0.0.1", port) if port else nullcontext(), Cluster() as cluster:
         pipeline = Pipeline.of_compose(cluster.bootstrap_servers)
@@ -102,12 +113,7 @@ def run(console: Console, seconds: float, svg: str | None, png: str | None, port
                     show(observer, console, seconds, senders, services, page)
                     if attack:
                         attack.see()
-                if svg:
-                    save_picture(observer, svg)
-                if png:
-                    from demo.picture import save_page  # imported here: nothing else needs playwright
-
-                    save_page(f"http://localhost:{port}", png)
+                at_the_end(observer)
                 console.out("Stopping the generator, letting the detector drain, and checking every record ...")
                 if generator.stop():
                     generator.check()
@@ -170,26 +176,16 @@ def audit(observer: Observer, console: Console, malformed: int) -> bool:
     return all(checks.values())
 
 
-def save_picture(observer: Observer, path: str) -> None:
-    """Write the live view, as it is now, as a picture."""
-    with open(os.devnull, "w") as nowhere:
-        recorder = Console(record=True, width=100, file=nowhere)
-        recorder.print(render(observer, TITLE))
-        recorder.save_svg(path, title="make demo")
-
-
 def main() -> int:
-    """Return the exit code: 0 if the audit holds, 1 if it does not or something failed."""
+    """Return the exit code: 0 if the audit holds, 1 if it does not or something failed, 2 for bad configuration."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("command", nargs="?", choices=["run", "watch"], default="run")
     parser.add_argument("--duration", type=float, default=20, help="seconds, 0 for until Ctrl-C (default: 20)")
-    parser.add_argument("--broker", default="localhost:29092", help="what to watch (default: localhost:29092)")
+    parser.add_argument("--broker", help=f"what to watch {BROKER_HELP}")
     parser.add_argument("--web", type=int, nargs="?", const=PORT, default=0, metavar="PORT", help=WEB_HELP)
     parser.add_argument(
         "--alerts", action="store_true", help="run the services of ALERTS=1 too, and let them find a ring"
     )
-    parser.add_argument("--svg", help="write a picture of the live view to this file")
-    parser.add_argument("--png", help="with --web: write a picture of the page to this file, by Chromium")
     arguments = parser.parse_args()
     # However the demo ends, it leaves the blocks that stop its processes in the normal way.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -201,10 +197,13 @@ def main() -> int:
             if arguments.web:
                 console.print(f"The page is at http://localhost:{arguments.web}", highlight=False)
             console.print("Starting Kafka ...")
-            shown = arguments.svg, arguments.png, arguments.web
-            return 0 if run(console, arguments.duration, *shown, arguments.alerts) else 1
-        with closing(Observer(Pipeline.of_compose(arguments.broker), from_start=False)) as observer:
-            watch(observer, console, f"{arguments.broker}, since now", lambda: True)
+            return 0 if run(console, arguments.duration, arguments.web, arguments.alerts) else 1
+        pipeline = running_pipeline(arguments.broker)
+        with closing(Observer(pipeline, from_start=False)) as observer:
+            watch(observer, console, f"{pipeline.broker_url}, since now", lambda: True)
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (KafkaError, LookupError, TimeoutError, JarError, PageError, ServerError, ServiceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

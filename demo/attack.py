@@ -6,6 +6,7 @@ Each account sends 1,000 EUR to the receiver of its ring. The ring of 50 must ra
 import argparse
 import json
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -18,11 +19,23 @@ from demo.observer import ALERTS_TOPIC as ALERTS
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
+from service.settings import ConfigurationError, Environment
 
 CANDIDATES = "streaming.smurfing.candidates"
 SMURFING_GROUP, ALERTER_GROUP = "smurfing-detector", "alerter"
 SECONDS = 180
 """How long the alert may take."""
+BROKER_HELP = "(default: KAFKA_BROKER_URL, or localhost:29092)"
+
+
+def running_pipeline(broker: str | None) -> Pipeline:
+    """Return the pipeline of Compose at this address, or at that of the environment, which also says how to get in.
+
+    Raises ConfigurationError.
+    """
+    address = broker or os.environ.get("KAFKA_BROKER_URL") or "localhost:29092"
+    cluster = Environment({**os.environ, "KAFKA_BROKER_URL": address}).cluster()
+    return Pipeline.of_compose(cluster.broker_url, cluster.access)
 
 
 def is_ready(pipeline: Pipeline) -> bool:
@@ -70,7 +83,7 @@ def about(pipeline: Pipeline, topic: str, target: str) -> list[Record]:
 def wait_for_group(pipeline: Pipeline, group: str, topic: str, record: Record) -> None:
     """Wait until a consumer group has committed what comes after a record. Raises TimeoutError."""
     partition, offset = TopicPartition(topic, record.partition), record.offset or 0
-    with closing(KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=group)) as consumer:
+    with closing(KafkaConsumer(bootstrap_servers=pipeline.broker_url, **pipeline.access, group_id=group)) as consumer:
         wait_until(
             lambda: (consumer.committed(partition) or 0) > offset,
             SECONDS,
@@ -79,15 +92,19 @@ def wait_for_group(pipeline: Pipeline, group: str, topic: str, record: Record) -
 
 
 def main() -> int:
-    """Return the exit code: 0 if all went as it should, 1 if it did not."""
+    """Return the exit code: 0 if all went as it should, 1 if it did not, 2 for bad configuration."""
     parser = argparse.ArgumentParser(prog="python -m demo.attack", description=__doc__)
-    parser.add_argument("--broker", default="localhost:29092", help="default: localhost:29092")
+    parser.add_argument("--broker", help=f"where Kafka is {BROKER_HELP}")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # whatever matters is raised
-    pipeline = Pipeline.of_compose(parser.parse_args().broker)
+    broker = parser.parse_args().broker
     try:
+        pipeline = running_pipeline(broker)
         if not is_ready(pipeline):
             raise LookupError(f"there is no smurfing detector at {pipeline.broker_url}: 'make up ALERTS=1' first")
         see(pipeline, *send(pipeline))
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (KafkaError, LookupError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

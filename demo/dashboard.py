@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import closing
 
 from kafka.errors import KafkaError
@@ -15,6 +14,8 @@ from demo.observer import Observer
 from demo.page import Page
 from demo.web import PORT, PageError, serving
 from embedded.pipeline import ROUTES, Pipeline
+from service import settings
+from service.settings import ConfigurationError, Environment
 
 
 def observe(page: Page, pipeline: Pipeline) -> None:
@@ -36,29 +37,34 @@ def observe(page: Page, pipeline: Pipeline) -> None:
         time.sleep(1)
 
 
-def pipeline_of(environ: Mapping[str, str]) -> Pipeline:
-    """Return the pipeline that the environment names by the detector's variables. Raises KeyError for a missing one."""
+def pipeline_of(environment: Environment) -> Pipeline:
+    """Return the pipeline that the environment names by the detector's variables. Raises ConfigurationError."""
+    cluster = environment.cluster()
     pipeline = Pipeline(
-        environ["KAFKA_BROKER_URL"], name=environ["CONSUMER_GROUP"], transactions=environ["TRANSACTIONS_TOPIC"]
+        cluster.broker_url,
+        name=environment.name("CONSUMER_GROUP", "fraud-detector"),
+        transactions=environment.topic("TRANSACTIONS_TOPIC", "queueing.transactions"),
+        access=cluster.access,
     )
-    pipeline.routes = {route: environ[f"{route.upper()}_TOPIC"] for route in ROUTES}
+    pipeline.routes = {
+        route: environment.topic(f"{route.upper()}_TOPIC", f"streaming.transactions.{suffix}")
+        for route, suffix in ROUTES.items()
+    }
     return pipeline
 
 
 def main() -> int:
-    """Serve until SIGINT or SIGTERM, and return the exit code."""
+    """Serve until SIGINT or SIGTERM, and return the exit code: 2 for bad configuration."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the page shows it
     try:
-        pipeline = pipeline_of(os.environ)
-        port = int(os.environ.get("WEB_PORT") or PORT)
-    except KeyError as error:
-        print(f"error: {error.args[0]} is not set: the dashboard takes the detector's variables", file=sys.stderr)
-        return 2
-    except ValueError:
-        print(f"error: WEB_PORT is {os.environ['WEB_PORT']!r}: a port's number is needed", file=sys.stderr)
+        environment = Environment(os.environ)
+        pipeline = pipeline_of(environment)
+        port = int(environment.text("WEB_PORT", settings.PORT, "a port from 1 to 65535", str(PORT)))
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     page = Page(pipeline.broker_url)
     try:

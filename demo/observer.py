@@ -5,25 +5,40 @@ What it reads can be anything, from anyone: a value that it cannot make sense of
 
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
-from kafka import KafkaConsumer
-from kafka.errors import CorruptRecordError
+from kafka import KafkaConsumer, TopicPartition
 
-from demo.text import alert, dead_letter, parse
+from demo.text import alert, dead_letter, parse, reference, visible
+from detector.rule import FRAUD_AMOUNT
 from embedded.pipeline import Pipeline
-from embedded.records import partitions_of, read_to_end
+from embedded.records import log_ends, partitions_of
+from exactly_once import Record
+from exactly_once.kafka_python import read_whole_batches
+from exactly_once.records import records_of
+from generator.transactions import CENTS
 
 RATE_SECONDS = 5
-FRAUD_AMOUNT = 900
-EXPECTED_SHARE = 10_001 / 99_901
-"""Of the amounts from 1.00 to 1000.00, in cents, the share of 900 or more."""
+EXPECTED_SHARE = sum(cents / 100 >= FRAUD_AMOUNT for cents in CENTS) / len(CENTS)
+"""The share of fraud, by the detector's rule, among what the generator writes."""
 ALERTS_TOPIC = "streaming.alerts"
 ANSWER_MS = 3000
 """How long Kafka may take to answer."""
+END_SECONDS = 120
+"""How long a transaction may stay open when all is read to the end."""
+FETCH_BYTES = 2 * 1024 * 1024
+"""The most a fetch returns, unless a single batch is larger."""
+MOST_AT_ONCE = 10_000
+"""So many records are read before something is shown: a small batch can hold millions."""
 BEHIND_RECORDS = 200_000
 """An observer that only watches skips what is further behind, so that what it shows is current."""
+
+Identity = tuple[int, bytes | int | None]
+"""What a record of the input and the same record in an output have in common: partition and value. What cannot be read
+has its offset instead of a value."""
 
 
 class Seen(NamedTuple):
@@ -55,12 +70,18 @@ class Observer:
         with ExitStack() as stack:
             common = {
                 "bootstrap_servers": pipeline.broker_url,
+                **pipeline.access,
                 "bootstrap_timeout_ms": ANSWER_MS,  # if there is no Kafka, to say so at once
                 "enable_auto_commit": False,
             }
-            self.consumer = stack.enter_context(
-                closing(KafkaConsumer(**common, isolation_level="read_committed", max_poll_records=10_000))
-            )
+            reading = {
+                "isolation_level": "read_committed",
+                "fetch_max_bytes": FETCH_BYTES,
+                "max_partition_fetch_bytes": FETCH_BYTES,
+                "max_poll_records": FETCH_BYTES,  # counts batches here: no limit below the fetch
+            }
+            self.consumer = stack.enter_context(closing(KafkaConsumer(**common, **reading)))
+            read_whole_batches(self.consumer)
             self.group = stack.enter_context(closing(KafkaConsumer(**common, group_id=pipeline.name)))
             existing = self.consumer.topics()
             for topic in self.topics.values():
@@ -84,61 +105,116 @@ class Observer:
         self.committed = 0
         self.committed_at = self.written_at = time.monotonic()
         """When the group last had committed more than before, or everything; and when a transaction was last read."""
-        self.balance: Counter[tuple[int, bytes | None]] = Counter()
-        """A record of the input adds one, the same record in an output subtracts one. What is not 0 in the end was
-        lost or duplicated; zeros are dropped, so memory is bounded by what is in transit."""
+        self.unread: Iterator[tuple[TopicPartition, Record]] | None = None
+        """What has been fetched, and not been taken yet."""
+        self.waiting: dict[Identity, list[int]] = {}
+        """The offsets of the input's records that have not been read from an output: in the end, those that are lost.
+        Those that have been are dropped, so memory is bounded by what is in transit."""
+        self.extra: Counter[Identity] = Counter()
+        """The records of the outputs beyond those read from the input: in the end, those that are doubled."""
+        self.references: list[tuple[int, int]] = []
+        """Partition and offset of what dead letters refer to without having a copy of it."""
         self.misrouted = 0
         self.has_alerts = False
         """Whether there is a topic of alerts, which the observer then reads as well."""
         self.skipped = 0
-        """Offsets passed over: something in them cannot be read, or they were too far behind."""
+        """The records that are too large or cannot be read, and the offsets that were too far behind."""
+        self.last_skipped = ""
+        """Where the last of them is, and why it was skipped."""
 
     def poll(self, seconds: float) -> None:
         """Read what there is, or wait for it up to this many seconds. Raises KafkaError if Kafka is away."""
-        try:
-            for records in self.consumer.poll(timeout_ms=int(seconds * 1000)).values():
-                self._take(records)
-        except CorruptRecordError:  # such as the name of a header that is not UTF-8: the client cannot read past it
-            self._skip_to_end()
+        self._read(seconds)
         if time.monotonic() - self.history[-1][0] >= 1:
             self.lag_now()
             self._look_for_alerts()
             self.history.append((time.monotonic(), self.counts.copy()))
             if len(self.history) > RATE_SECONDS + 1:
                 self.history.popleft()
-            if not self.is_audit and self._behind() > BEHIND_RECORDS:
+            if not self.is_audit and self.unread is None and self._behind() > BEHIND_RECORDS:
                 self._skip_to_end()
 
     def read_to_end(self) -> None:
-        """Read all that has been written until now. Raises TimeoutError if a transaction stays open."""
-        for records in read_to_end(self.consumer, self.pipeline.broker_url):
-            self._take(records)
+        """Read all that has been written until now. Raises TimeoutError if a transaction stays open.
 
-    def _take(self, records: list[Any]) -> None:
-        name = self.names[records[0].topic]
-        self.counts[name] += len(records)
-        now = time.time()
+        The end of the log is the end, not the last stable offset, which can be behind for a moment after a commit
+        (KAFKA-10167). So this waits until the transactions that are open now have ended; a marker or an aborted record
+        also moves the position.
+        """
+        ends = log_ends(self.pipeline.broker_url, self.partitions, self.pipeline.access)
+        deadline = time.monotonic() + END_SECONDS
+        while (behind := [p for p, end in ends.items() if self.consumer.position(p) < end]) or self.unread is not None:
+            if self._read(0.5):
+                deadline = time.monotonic() + END_SECONDS
+            elif time.monotonic() > deadline:
+                names = ", ".join(f"{partition.topic}[{partition.partition}]" for partition in behind)
+                raise TimeoutError(f"nothing committed for {END_SECONDS} s: is a transaction open in {names}?")
+        self._resolve_references()
+
+    def _read(self, seconds: float) -> bool:
+        # Takes the next records, and returns whether there were any.
+        if self.unread is None:
+            self.unread = records_of(self.consumer.poll(timeout_ms=int(seconds * 1000)))
+        count = 0
+        for source, record in islice(self.unread, MOST_AT_ONCE):
+            self._take(source, record)
+            count += 1
+        if count < MOST_AT_ONCE:
+            self.unread = None
+        return count > 0
+
+    def _take(self, source: TopicPartition, record: Record) -> None:
+        name, now = self.names[source.topic], time.time()
+        self.counts[name] += 1
+        if record.problem:
+            self._skip(source, f"{record.offset}: {record.problem}", 1)
         if name == "transactions":
             self.written_at = time.monotonic()
-        for record in records:
-            if name == "alerts":
-                self.newest[name].append(Seen(now, alert(record.value)))
-                continue
-            if self.is_audit:
-                identity = (record.partition, record.value)
-                self.balance[identity] += 1 if name == "transactions" else -1
-                if not self.balance[identity]:
-                    del self.balance[identity]
-            if name != "transactions":
-                self.latencies.append(max(0.0, now - record.timestamp / 1000))
-            if name == "dead_letter":
-                self.newest[name].append(Seen(now, dead_letter(record)))
-            elif name in ("legit", "fraud"):
-                transaction = parse(record.value)
-                is_fraud = transaction is not None and transaction.amount >= FRAUD_AMOUNT
-                self.misrouted += transaction is None or is_fraud != (name == "fraud")
-                if transaction and name == "fraud":
-                    self.newest[name].append(Seen(now, transaction.texts()))
+        elif name != "alerts" and not record.problem:
+            self.latencies.append(max(0.0, now - record.timestamp / 1000))
+        if self.is_audit and name != "alerts":
+            self._weigh(name, source.partition, record)
+        if name in ("legit", "fraud"):
+            transaction = parse(record.value)
+            is_fraud = transaction is not None and transaction.amount >= FRAUD_AMOUNT
+            self.misrouted += transaction is None or is_fraud != (name == "fraud")
+            if transaction and name == "fraud":
+                self.newest[name].append(Seen(now, transaction.texts()))
+        elif name in self.newest and not record.problem:
+            texts = alert(record.value) if name == "alerts" else dead_letter(record)
+            self.newest[name].append(Seen(now, texts))
+
+    def _weigh(self, name: str, partition: int, record: Record) -> None:
+        value = None if record.value is None else bytes(record.value)
+        identity = (partition, record.offset if record.problem else value)
+        if name == "transactions":
+            if identity in self.extra:  # an output may be read before the input
+                self.extra[identity] -= 1
+                if not self.extra[identity]:
+                    del self.extra[identity]
+            else:
+                self.waiting.setdefault(identity, []).append(record.offset)
+        elif name == "dead_letter" and (offset := reference(record)) is not None:
+            self.references.append((partition, offset))
+        elif offsets := self.waiting.get(identity):
+            del offsets[0]
+            if not offsets:
+                del self.waiting[identity]
+        else:
+            self.extra[identity] += 1
+
+    def _resolve_references(self) -> None:
+        # What a dead letter refers to is not lost, although its value is in no output.
+        referred: Counter[Identity] = Counter(self.references)
+        for identity, offsets in list(self.waiting.items()):
+            for offset in list(offsets):
+                if referred[identity[0], offset]:
+                    referred[identity[0], offset] -= 1
+                    offsets.remove(offset)
+            if not offsets:
+                del self.waiting[identity]
+        self.extra += referred
+        self.references.clear()
 
     def lag_now(self) -> int:
         """Ask Kafka how many offsets the detector has yet to commit. Raises KafkaTimeoutError if it is away."""
@@ -168,7 +244,13 @@ class Observer:
     def _skip_to_end(self) -> None:
         before = {partition: self.consumer.position(partition) for partition in self.partitions}
         self.consumer.seek_to_end(*self.partitions)
-        self.skipped += sum(self.consumer.position(partition) - at for partition, at in before.items())
+        for partition, at in before.items():
+            if count := self.consumer.position(partition) - at:
+                self._skip(partition, f"{at} and on: too far behind", count)
+
+    def _skip(self, partition: TopicPartition, why: str, count: int) -> None:
+        self.skipped += count
+        self.last_skipped = visible(f"{partition.topic}[{partition.partition}] offset {why}", 400)
 
     def rate(self, name: str) -> float:
         """Return the records per second of a topic, over the last RATE_SECONDS."""
@@ -189,12 +271,12 @@ class Observer:
     @property
     def lost(self) -> int:
         """How many records of the input are in no output."""
-        return sum(count for count in self.balance.values() if count > 0)
+        return sum(map(len, self.waiting.values()))
 
     @property
     def doubled(self) -> int:
         """How many records are in the outputs beyond those of the input."""
-        return -sum(count for count in self.balance.values() if count < 0)
+        return self.extra.total()
 
     def close(self) -> None:
         """Disconnect."""

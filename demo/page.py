@@ -50,6 +50,7 @@ class Page:
             "p50": p50,
             "p99": p99,
             "skipped": observer.skipped,
+            "last_skipped": observer.last_skipped,
             **{name: [{"at": at, **texts} for at, texts in reversed(seen)] for name, seen in observer.newest.items()},
         }
         self._add([observer.fraud_share * 100 or None, observer.lag, p50, p99, *rates.values()])

@@ -5,11 +5,17 @@ import unicodedata
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from exactly_once import Record
+from exactly_once.branching import NOT_THERE
+from exactly_once.records import headers_of
 
 INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 """Unicode's categories of characters that a terminal may obey, or that change the order or the lines of a text."""
 
+ERRORS = b"__streams.errors."
+"""How the names of the headers begin that the detector adds to a dead letter."""
 
 ALERT = ("rule", "target", "sources", "sum", "currency", "first", "last", "id")
 """The members of an alert that the page shows."""
@@ -41,30 +47,47 @@ def money(amount: int | float) -> str:
     return f"{number:,.2f}" if abs(amount) < 1e12 else f"{number:.2e}"
 
 
-def parse(value: bytes | None) -> Transaction | None:
+def parse(value: memoryview | None) -> Transaction | None:
     """Return the transaction that the value holds, or None if it holds none. Raises nothing."""
     # A value nested too deeply ends in a RecursionError.
     with suppress(ValueError, TypeError, KeyError, RecursionError):
-        members = json.loads(value or b"")
+        members = json.loads(str(value or b"", "utf-8"))
         amount = members["amount"]
         if isinstance(amount, (int, float)):
             return Transaction(str(members["source"]), str(members["target"]), amount, str(members["currency"]))
     return None
 
 
-def dead_letter(record: Any) -> dict[str, str]:
+def dead_letter(record: Record) -> dict[str, str]:
     """Return where the record comes from, why it is a dead letter, and how it begins. Raises nothing."""
-    headers = {name: visible((value or b"").decode(errors="replace"), 120) for name, value in record.headers}
-    found = {name: headers.get(f"__streams.errors.{name}", "") for name in ("message", "topic", "partition", "offset")}
-    return found | {
-        "value": "null" if record.value is None else visible(record.value[:400].decode(errors="replace"), 80)
+    headers = errors(record)
+    texts = {name: visible(headers.get(name, ""), 120) for name in ("message", "topic", "partition", "offset")}
+    if record.value is not None:
+        return texts | {"value": visible(str(record.value[:400], "utf-8", "replace"), 80)}
+    place = "{topic}[{partition}] offset {offset}".format_map(texts)
+    return texts | {"value": "null" if reference(record) is None else f"only in {place}"}
+
+
+def errors(record: Record) -> dict[str, str]:
+    """Return what the detector's headers say, each under the end of its name. Raises nothing."""
+    return {
+        str(name.removeprefix(ERRORS), "utf-8", "replace"): str((value or b"")[:400], "utf-8", "replace")
+        for name, value in headers_of(record)
+        if name.startswith(ERRORS)
     }
 
 
-def alert(value: bytes | None) -> dict[str, str]:
+def reference(record: Record) -> int | None:
+    """Return the offset in the input that a dead letter refers to, having no copy of what is there; None if it has."""
+    headers = errors(record) if record.value is None else {}
+    offset = headers.get("offset", "")
+    return int(offset) if headers.get("exception") in NOT_THERE.values() and offset.isdecimal() else None
+
+
+def alert(value: memoryview | None) -> dict[str, str]:
     """Return the members of an alert that are there. Raises nothing."""
     with suppress(ValueError, TypeError, RecursionError):
-        members = json.loads(value or b"")
+        members = json.loads(str(value or b"", "utf-8"))
         texts = {name: visible(str(members[name]), 40) for name in ALERT if name in members}
         return texts | {name: moment(members[name]) for name in ("first", "last") if name in texts}
     return {}

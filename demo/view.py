@@ -32,8 +32,6 @@ def render(observer: Observer, title: str) -> RenderableType:
     facts.add_row(
         "latency", f"p50 {observer.latency(50):.0f} ms, p99 {observer.latency(99):.0f} ms, from creation to output"
     )
-    if observer.skipped:
-        facts.add_row("skipped", f"{observer.skipped:,} offsets, unreadable or too far behind")
     frauds = Table.grid(padding=(0, 2))
     for fraud in reversed(observer.newest["fraud"]):
         source, target, amount, currency = map(Text, fraud.texts.values())
@@ -48,6 +46,7 @@ def render(observer: Observer, title: str) -> RenderableType:
         topics,
         *([Panel(Group(*alerts), title="alerts")] if alerts else []),
         Columns([Panel(facts, title="now"), Panel(frauds, title="newest frauds")]),
+        *([Text(f"skipped: {observer.skipped:,}, the last in {observer.last_skipped}")] if observer.skipped else []),
     )
 
 

@@ -1,7 +1,7 @@
 """A pipeline on a cluster: the names of its topics, its services, and what it still has to do."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -30,15 +30,17 @@ class Pipeline:
     """The input topic."""
     prefix: str = ""
     """How the names of the output topics begin."""
+    access: Mapping[str, object] = field(default_factory=dict, repr=False)
+    """Further settings of every client that this makes, to authenticate and encrypt; its services have variables."""
 
     def __post_init__(self) -> None:
         self.transactions = self.transactions or f"{self.name}.transactions"
         self.routes = {route: f"{self.prefix or self.name}.{suffix}" for route, suffix in ROUTES.items()}
 
     @classmethod
-    def of_compose(cls, broker_url: str) -> Self:
+    def of_compose(cls, broker_url: str, access: Mapping[str, object] = {}) -> Self:
         """Return the pipeline with the names of docker-compose.yml, which are the tutorial's."""
-        return cls(broker_url, 4, "fraud-detector", "queueing.transactions", "streaming.transactions")
+        return cls(broker_url, 4, "fraud-detector", "queueing.transactions", "streaming.transactions", access)
 
     # --- its topics ---
 
@@ -65,7 +67,7 @@ class Pipeline:
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
         """Return a client for topics and groups, for the duration of the block."""
-        with closing(KafkaAdminClient(bootstrap_servers=self.broker_url)) as client:
+        with closing(KafkaAdminClient(bootstrap_servers=self.broker_url, **self.access)) as client:
             yield client
 
     def create(self, *topics: str, partitions: int | None = None, **configs: str) -> None:
@@ -110,14 +112,14 @@ class Pipeline:
 
     def write(self, written: Iterable[Record], **config: Any) -> None:
         """Write records to the transactions topic, and wait until all are acknowledged. Raises KafkaError."""
-        records.write(self.broker_url, self.transactions, written, **config)
+        records.write(self.broker_url, self.transactions, written, **self.access, **config)
 
     def read(self, topic: str) -> list[Record]:
         """Return all committed records of a topic, by partition and offset; none if the topic is not there.
 
         Raises TimeoutError if a transaction stays open.
         """
-        return records.read(self.broker_url, topic)
+        return records.read(self.broker_url, topic, access=self.access)
 
     def count(self, *topics: str) -> int:
         """Return how many offsets the topics have up to their last stable offsets, transaction markers included."""
@@ -147,5 +149,5 @@ class Pipeline:
 
     @contextmanager
     def _consumer(self, **config: Any) -> Iterator[KafkaConsumer]:
-        with closing(KafkaConsumer(bootstrap_servers=self.broker_url, **config)) as consumer:
+        with closing(KafkaConsumer(bootstrap_servers=self.broker_url, **self.access, **config)) as consumer:
             yield consumer

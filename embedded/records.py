@@ -1,7 +1,7 @@
 """Writing records, and reading a topic to its end: every record that is there, and no other."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, Self
 
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 def write(broker_url: str, topic: str, records: Iterable[Record], **config: Any) -> None:
     """Write records, and wait until all are acknowledged; in one transaction if config has a transactional_id.
 
-    Raises KafkaError if one is not delivered.
+    The configuration is the producer's. Raises KafkaError if one is not delivered.
     """
     producer = KafkaProducer(
         bootstrap_servers=broker_url,
@@ -60,22 +60,23 @@ class _Raw(Serializer):
         return data.value
 
 
-def read(broker_url: str, *topics: str, seconds: float = 120) -> list[Record]:
+def read(broker_url: str, *topics: str, seconds: float = 120, access: Mapping[str, object] = {}) -> list[Record]:
     """Return all committed records of the topics that exist, by partition and offset.
 
     Raises TimeoutError if a transaction stays open.
     """
-    records = stream(broker_url, *topics, seconds=seconds)
+    records = stream(broker_url, *topics, seconds=seconds, access=access)
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
-def stream(broker_url: str, *topics: str, seconds: float = 120) -> Iterator[Record]:
+def stream(broker_url: str, *topics: str, seconds: float = 120, access: Mapping[str, object] = {}) -> Iterator[Record]:
     """Yield all committed records of the topics that exist, each partition in its order.
 
     Raises TimeoutError if a transaction stays open.
     """
     consumer = KafkaConsumer(
         bootstrap_servers=broker_url,
+        **access,
         isolation_level="read_committed",
         enable_auto_commit=False,
         fetch_max_bytes=MAX_REQUEST_BYTES,
@@ -85,18 +86,20 @@ def stream(broker_url: str, *topics: str, seconds: float = 120) -> Iterator[Reco
         consumer.assign(partitions_of(consumer, *topics))
         if consumer.assignment():
             consumer.seek_to_beginning()
-        for batch in read_to_end(consumer, broker_url, seconds):
+        for batch in read_to_end(consumer, broker_url, seconds, access):
             yield from map(Record.of, batch)
 
 
-def read_to_end(consumer: KafkaConsumer, broker_url: str, seconds: float = 120) -> Iterator[list[ConsumerRecord]]:
+def read_to_end(
+    consumer: KafkaConsumer, broker_url: str, seconds: float = 120, access: Mapping[str, object] = {}
+) -> Iterator[list[ConsumerRecord]]:
     """Yield what is in the assigned partitions now, from the consumer's positions on.
 
     The end of the log is the end, not the last stable offset, which can be behind for a moment after a commit
     (KAFKA-10167). So a reader of committed records waits until the transactions that are open now have ended; a marker
     or an aborted record also moves the position. Raises TimeoutError if nothing moves for this many seconds.
     """
-    ends = log_ends(broker_url, list(consumer.assignment()))
+    ends = log_ends(broker_url, list(consumer.assignment()), access)
     deadline = time.monotonic() + seconds
     while behind := [f"{p.topic}[{p.partition}]" for p, end in ends.items() if consumer.position(p) < end]:
         batches = consumer.poll(500)
@@ -107,9 +110,11 @@ def read_to_end(consumer: KafkaConsumer, broker_url: str, seconds: float = 120) 
         yield from batches.values()
 
 
-def log_ends(broker_url: str, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+def log_ends(
+    broker_url: str, partitions: list[TopicPartition], access: Mapping[str, object] = {}
+) -> dict[TopicPartition, int]:
     """Return the offset after the last record or marker of each partition, committed or not."""
-    with closing(KafkaAdminClient(bootstrap_servers=broker_url)) as admin:
+    with closing(KafkaAdminClient(bootstrap_servers=broker_url, **access)) as admin:
         newest = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST)) if partitions else {}
         return {partition: found.offset for partition, found in newest.items()}
 

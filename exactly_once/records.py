@@ -12,6 +12,7 @@ https://kafka.apache.org/documentation/#messageformat specifies it.
 
 import re
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -125,6 +126,22 @@ def records_of(fetched: Mapping[TopicPartition, Iterable[Any]]) -> Iterator[tupl
     for partition, chunk in unpack(fetched):
         for record in decode(chunk):
             yield partition, record
+
+
+def headers_of(record: Record, most: int = 100) -> list[tuple[bytes, bytes | None]]:
+    """Return a record's last headers, up to so many: names, which may be no UTF-8, and values. Later ones count."""
+    content: Bytes = record.content
+    count, at = read_varint(content, record.headers_at)
+    places: deque[tuple[int, int, int, int]] = deque(maxlen=most)  # a record can have half a million
+    for _ in range(count):
+        length, name_at = read_varint(content, at)
+        value_length, value_at = read_varint(content, name_at + length)
+        at = value_at + max(value_length, 0)
+        places.append((name_at, length, value_at, value_length))
+    return [
+        (bytes(content[name_at : name_at + length]), bytes(content[at : at + size]) if size >= 0 else None)
+        for name_at, length, at, size in places
+    ]
 
 
 def _read_content(content: memoryview, length: int) -> tuple[memoryview | None, int, int]:

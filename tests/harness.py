@@ -41,6 +41,14 @@ def transaction(amount: object = 10, **members: object) -> bytes:
     return json.dumps({"source": "alice", "target": "bob", "amount": amount, "currency": "EUR", **members}).encode()
 
 
+class NoName(str):
+    """The name of a header that is none: it is not UTF-8, which Kafka's own client could not read."""
+
+    def encode(self, *_: object) -> bytes:
+        """Return what the client writes."""
+        return b"\xff"
+
+
 TOO_SLOW = re.compile(
     "not answered for too long|does not answer|does not get into the group|Is a broker down|UnknownMemberId| yet$"
 )

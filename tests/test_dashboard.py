@@ -1,6 +1,5 @@
 """The page of the dashboard in a real browser, on a real broker: what it shows, and what it does not let happen."""
 
-import base64
 import http.client
 import json
 import re
@@ -17,13 +16,14 @@ import pytest
 from kafka import KafkaProducer
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from demo.picture import CHROMIUM, launch
+from demo.pictures import CHROMIUM, launch
+from detector.tests.corpus import CORPUS
 from embedded import Broker, Cluster
 from embedded.cluster import free_ports
-from embedded.pipeline import ROOT, ROUTES, Pipeline
+from embedded.pipeline import ROUTES, Pipeline
 from embedded.records import Record, write
 from embedded.service import Service, wait_until
-from harness import transaction, unable
+from harness import NoName, transaction, unable
 
 CHARTS = 4 + len(ROUTES)
 """Fraud share, lag, latency, and one for each topic."""
@@ -153,18 +153,26 @@ def test_a_detector_that_commits_nothing_is_named(page: Page, pipeline: Pipeline
 
 def test_nothing_out_of_a_record_does_anything(page: Page, pipeline: Pipeline) -> None:
     """Values of the corpus and scripts, in every topic, header and member, are shown as text or not at all."""
-    cases = [json.loads(line)["value_b64"] for line in (ROOT / "detector/tests/corpus.jsonl").read_text().splitlines()]
-    corpus = [Record(None if case is None else base64.b64decode(case)) for case in cases]
+    corpus = [Record(case.value) for case in CORPUS]
     for topic in (pipeline.transactions, *pipeline.outputs):
         write(pipeline.broker_url, topic, corpus)
     hostile = [transaction(950, **{name: SCRIPT}) for name in ("source", "target", "currency")]
     hostile += [transaction(float("inf")), transaction(int("9" * 401)), transaction(950, source="\u202eright to left")]
     write(pipeline.broker_url, pipeline.fraud, [Record(value) for value in hostile])
     reason = ("__streams.errors.message", SCRIPT.encode())
-    write(pipeline.broker_url, pipeline.dead_letter, [Record(SCRIPT.encode(), headers=(reason,))])
-    cell = page.locator("#dead_letter tr").first.locator("td")
+    letters = [Record(SCRIPT.encode(), headers=((NoName("name"), b"\xff"), reason))]
+    place = {"exception": "RecordTooLarge", "topic": "in", "partition": "3", "offset": "5"}
+    letters += [Record(None, headers=(reason, *((f"__streams.errors.{k}", v.encode()) for k, v in place.items())))]
+    write(pipeline.broker_url, pipeline.dead_letter, letters)
+    cell = page.locator("#dead_letter tr").nth(1).locator("td")
     expect(cell.nth(2)).to_have_text(SCRIPT[:80] + "…")
     expect(cell.nth(1)).to_have_text(SCRIPT)
+    cell = page.locator("#dead_letter tr").first.locator("td")
+    expect(cell.nth(2)).to_have_text("only in in[3] offset 5")
+    expect(cell.nth(1)).to_have_text(SCRIPT)
+    write(pipeline.broker_url, pipeline.fraud, [Record(bytes(2**21))], compression_type="gzip")
+    expect(page.locator("#since")).to_contain_text(f"1 skipped, the last in {pipeline.fraud}[0] offset")
+    expect(page.locator("#since")).to_contain_text("too large: 2,097,")
     expect(page.locator("#fraud")).to_contain_text(SCRIPT[:20] + "…")
     expect(page.locator("#fraud")).to_contain_text("\ufffdright to left")
     expect(page.locator("#fraud")).to_contain_text("Infinity")

@@ -1,7 +1,5 @@
 """The demo, run as a user would: its audit, in a pipe and in a terminal, and an audit that fails."""
 
-import base64
-import json
 import os
 import pty
 import re
@@ -21,11 +19,12 @@ from rich.console import Console
 
 from demo.__main__ import audit
 from demo.observer import Observer
+from detector.tests.corpus import CORPUS
 from embedded import Cluster
 from embedded.cluster import free_ports
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record, write
-from harness import AUDIT, PLAIN_LINE, transaction
+from harness import AUDIT, PLAIN_LINE, NoName, transaction
 
 MARK = f"DEMO_TEST_{uuid.uuid4().hex}"
 """A variable that every process of these demos inherits."""
@@ -97,16 +96,33 @@ def test_in_a_terminal_it_shows_the_live_view_until_ctrl_c() -> None:
     assert left_behind() == []
 
 
+def demo_with_rule(folder: Path, old: str, new: str) -> tuple[int, str]:
+    """Run the demo with something else in the rule, and return its exit code and what it has printed."""
+    for name in ("demo", "embedded", "generator", "detector", "exactly_once", "service"):
+        shutil.copytree(ROOT / name, folder / name)
+    rule = folder / "detector" / "rule.py"
+    assert old in rule.read_text()
+    rule.write_text(rule.read_text().replace(old, new))
+    process = demo("--duration", "10", folder=folder)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
 def test_a_wrong_detector_fails_the_audit(tmp_path: Path) -> None:
     """A detector that misroutes makes the audit say so, and the exit code 1."""
-    for name in ("demo", "embedded", "generator", "detector"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    with (tmp_path / "detector" / "rule.py").open("a") as rule:
-        rule.write("\nFRAUD_AMOUNT = 800\n")
-    process = demo("--duration", "10", folder=tmp_path)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 1, output
+    exit_code, output = demo_with_rule(tmp_path, ">= FRAUD_AMOUNT", ">= FRAUD_AMOUNT - 100")
+    assert exit_code == 1, output
     assert re.search(r"WRONG +[1-9][\d,]* on the wrong side of 900", output), output
+
+
+def test_the_limit_is_the_rules(tmp_path: Path) -> None:
+    """With another limit in the rule, and nowhere else, the audit holds, and expects what follows from it."""
+    exit_code, output = demo_with_rule(tmp_path, "FRAUD_AMOUNT = 900", "FRAUD_AMOUNT = 750")
+    assert exit_code == 0, output
+    assert "ok      0 on the wrong side of 750" in output
+    share, expected = re.findall(r"^ +([\d.]+)% fraud, expected ([\d.]+)%$", output, re.MULTILINE)[0]
+    assert expected == f"{25_001 / 99_901:.2%}"[:-1]
+    assert abs(float(share) - float(expected)) < 3
 
 
 LEGIT, FRAUD, BAD = (Record(value) for value in (transaction(899.99), transaction(900), b"not a transaction"))
@@ -138,6 +154,45 @@ def test_the_audit_finds(
     assert re.findall(r"WRONG +(.*\S)", console.export_text()) == wrong
 
 
+def test_the_audit_follows_references(pipeline: Pipeline) -> None:
+    """A dead letter that only refers to the input, be it unreadable there or not, is no loss; a second one is one."""
+    own = Pipeline(pipeline.broker_url)
+    own.create(own.transactions, *own.outputs)
+    own.write([Record(bytes(2**21)), Record(b"large in its way"), BAD, Record(None)], compression_type="gzip")
+
+    def letter(offset: int) -> Record:
+        errors = {"exception": "RecordTooLarge", "message": "too large", "offset": str(offset)}
+        return Record(None, headers=tuple((f"__streams.errors.{k}", v.encode()) for k, v in errors.items()))
+
+    def audited() -> list[int]:
+        with closing(Observer(own, from_start=True)) as observer:
+            observer.read_to_end()
+            assert observer.skipped == 1
+            assert observer.last_skipped.startswith(f"{own.transactions}[0] offset 0: too large: 2,097,")
+            return [observer.lost, observer.doubled, observer.misrouted]
+
+    assert audited() == [4, 0, 0]
+    write(own.broker_url, own.dead_letter, [letter(0), letter(1), BAD, Record(None)])
+    assert audited() == [0, 0, 0]
+    write(own.broker_url, own.dead_letter, [letter(1)])
+    assert audited() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("module", ["demo", "demo.attack", "demo.dashboard"])
+def test_bad_configuration_is_said_in_a_line(module: str) -> None:
+    """What says how to get into Kafka is read as the services read it: exit code 2, and which variable is wrong."""
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *(["watch"] if module == "demo" else [])],
+        cwd=ROOT,
+        env=os.environ | {"KAFKA_BROKER_URL": "127.0.0.1:1", "KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 2
+    assert re.fullmatch("error: KAFKA_SASL_MECHANISM is not set.*\n", ended.stdout + ended.stderr)
+
+
 def test_watching_nothing_says_so() -> None:
     """Where no Kafka answers, `watch` says so in a line and ends with exit code 1."""
     process = demo("watch", "--broker", "127.0.0.1:1")
@@ -161,10 +216,6 @@ HOSTILE = (
 def test_hostile_values_are_shown_as_text(cluster: Cluster) -> None:
     """Whatever is in the topics, the view goes on, and the terminal gets no control character out of a record."""
 
-    class Name(str):
-        def encode(self, *_: object) -> bytes:
-            return b"\xff"  # what no header's name should be, and what the client cannot read
-
     pipeline = Pipeline.of_compose(cluster.bootstrap_servers)
     pipeline.create(pipeline.transactions, *pipeline.outputs, partitions=1)
     ours, theirs = pty.openpty()
@@ -180,8 +231,7 @@ def test_hostile_values_are_shown_as_text(cluster: Cluster) -> None:
             output += os.read(ours, 65536)
 
     read_until("newest frauds")
-    cases = [json.loads(line)["value_b64"] for line in (ROOT / "detector/tests/corpus.jsonl").read_text().splitlines()]
-    corpus = [Record(None if case is None else base64.b64decode(case)) for case in cases]
+    corpus = [Record(case.value) for case in CORPUS]
     for topic in (pipeline.transactions, *pipeline.outputs):
         write(pipeline.broker_url, topic, corpus)
     write(
@@ -190,8 +240,13 @@ def test_hostile_values_are_shown_as_text(cluster: Cluster) -> None:
     read_until("[/x]")
     write(pipeline.broker_url, pipeline.fraud, [Record(transaction(950, source="after them"))])
     read_until("after them")
-    write(pipeline.broker_url, pipeline.dead_letter, [Record(b"x", headers=((Name("name"), b""),))])
-    read_until("skipped")
+    unnamed = ((NoName("name"), b"\xff"),)
+    write(pipeline.broker_url, pipeline.dead_letter, [Record(b"x", headers=unnamed)])
+    write(pipeline.broker_url, pipeline.fraud, [Record(transaction(950, source="without name"), headers=unnamed)])
+    read_until("without name")
+    assert b"skipped" not in output
+    write(pipeline.broker_url, pipeline.fraud, [Record(bytes(2**21))], compression_type="gzip")
+    read_until("skipped: 1, the last in streaming.transactions.fraud[0]")
     write(pipeline.broker_url, pipeline.fraud, [Record(transaction(950, source="in the end"), timestamp=2**63 - 1)])
     read_until("in the end")
     process.send_signal(signal.SIGINT)

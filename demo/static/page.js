@@ -135,7 +135,7 @@ function show(figures) {
   put("lag", number(figures.lag));
   put("p50", `${number(figures.p50)} ms`);
   put("p99", `${number(figures.p99)} ms`);
-  const skipped = figures.skipped ? `; ${number(figures.skipped)} offsets were left out, unreadable or too far behind` : "";
+  const skipped = figures.skipped ? `; ${number(figures.skipped)} skipped, the last in ${figures.last_skipped}` : "";
   put("since", `Records since ${clock(figures.started)}${skipped}.`);
   for (const { name, records, rate: perSecond } of figures.topics) {
     put(`${name}-records`, number(records));

@@ -18,7 +18,7 @@ from kafka.structs import ConsumerGroupMetadata
 from detector.rule import MEMBERS, decide, decide_usual
 from exactly_once import Branching, Decision, Out, branching, unpacking
 from exactly_once.job import Target
-from exactly_once.records import Columns, OutputBatch, add_headers, decode, encode, encode_one
+from exactly_once.records import Columns, OutputBatch, add_headers, decode, encode, encode_one, headers_of
 from exactly_once.unpacking import HEADER, Chunk, chunks
 from exactly_once.varints import VARINT, read_as_java, read_varint
 
@@ -117,6 +117,19 @@ def test_what_the_client_writes_is_what_it_reads(records: list[Written], codec: 
     """Keys, values, headers, nulls, timestamps and gaps come out as they went in, with every codec."""
     data = build(records, codec, records[0].offset)
     assert as_written(data) == read_by_client(data) == records
+
+
+@given(written(), st.integers(0, 3))
+def test_the_last_headers_of_a_record(records: list[Written], most: int) -> None:
+    """Names and values are bytes, in their order, and those that were added last are not among those left out."""
+    added = (b"\xff", b"\xfe")
+    (chunk,) = chunks(build(records, 0, records[0].offset), 0)
+    for record, decoded in zip(records, decode(chunk), strict=True):
+        headers = [(name.encode(), data) for name, data in record.headers]
+        assert headers_of(decoded) == headers
+        assert headers_of(decoded, most) == headers[max(0, len(headers) - most) :]
+        longer = decoded._replace(content=add_headers(decoded.content, decoded.headers_at, [added]))
+        assert headers_of(longer, most + 1) == [*headers[max(0, len(headers) - most) :], added]
 
 
 @given(written(min_size=2), st.sampled_from(list(CODECS.values())), st.data())
