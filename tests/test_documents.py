@@ -1,4 +1,4 @@
-"""README and docs, compared with the source: commands, variables, files, names, figures, and what is printed."""
+"""README and docs, compared with the source: commands, variables, links, files and names."""
 
 import ast
 import json
@@ -7,7 +7,6 @@ import shlex
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -26,6 +25,7 @@ FILES = [
     ).stdout.splitlines()
 ]
 COMPOSITIONS = sorted([*ROOT.glob("docker-compose*.yml"), *ROOT.glob("compose/*.yml")])
+EXAMPLES = sorted(ROOT.glob("docs/examples/*/app.py"))
 IGNORED = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
@@ -109,12 +109,15 @@ def check_compose(words: list[str]) -> None:
         assert set(names) <= services, words
 
 
+KINDS = ("console", "mermaid", "python", "dockerfile", "yaml", "properties", "text", "json", "")
+
+
 def test_the_blocks_are_of_kinds_that_are_looked_at() -> None:
-    """A block of Python is part of a source file; consoles, diagrams and properties are the only others."""
+    """A block of Python or of a Dockerfile is part of a source file."""
     for document in DOCUMENTS:
         for language, lines in blocks(document.read_text()):
-            assert language in ("console", "mermaid", "python", "yaml", "properties", "text", "json", ""), document
-            assert language != "python" or lines.strip() in source(), lines
+            assert language in KINDS, document
+            assert language not in ("python", "dockerfile") or lines.strip() in source(), lines
 
 
 # --- names ---
@@ -127,11 +130,17 @@ def rows(text: str, first: str) -> list[list[str]]:
 
 
 def variables_of(service: str) -> set[str]:
-    """Return the names that a service's settings look up in the environment, those of the routes' topics included."""
-    files = [file for name in ("settings.py", "rule.py") if (file := ROOT / service / name).exists()]
+    """Return the names that a service looks up: itself, through `Environment`, or in the engine if it is a job."""
+    files = [ROOT / service / "app.py", ROOT / "service/settings.py"]
+    if re.search(r"^from exactly_once import .*\brun\b", files[0].read_text(), re.M):
+        files.append(ROOT / "exactly_once/job.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
-    names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {name for name in names if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name)} - {"SASL_SSL", "SASL_PLAINTEXT"}
+    names = {
+        node.args[0].value
+        for node in nodes
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+    }
+    return {name for name in map(str, names) if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name)}
 
 
 def test_the_variables_are_those_that_are_read() -> None:
@@ -206,9 +215,9 @@ def test_files_and_names_that_are_quoted_exist(document: Path) -> None:
 
 @each_document
 def test_topics_have_the_names_that_compose_gives_them(document: Path) -> None:
-    """No document speaks of a topic that no composition does."""
+    """No document speaks of a topic that neither a composition nor an example does."""
     topic = r"\b(?:queueing|streaming)\.[a-z.-]*[a-z]"
-    known = {name for file in COMPOSITIONS for name in re.findall(topic, file.read_text())}
+    known = {name for file in [*COMPOSITIONS, *EXAMPLES] for name in re.findall(topic, file.read_text())}
     assert set(re.findall(topic, document.read_text())) <= known
 
 
@@ -250,73 +259,15 @@ def test_the_transactions_that_the_readme_shows_are_fraud() -> None:
         assert json.dumps(json.loads(line)) == line
 
 
-def shows(document: str, text: str) -> None:
-    """Fail unless the document has this text, wherever its lines break."""
-    path = ROOT / document
-    assert text in " ".join(path.read_text().split()), f"{path.name}: {text}"
-
-
-@pytest.mark.parametrize(
-    ("document", "quoted", "source_file"),
-    [
-        ("docs/operations.md", "the record at offset ", "detector/branching.py"),
-        ("docs/operations.md", "the batch at offset ", "detector/batches.py"),
-        ("README.md", "__streams.errors.", "detector/branching.py"),
-        ("docs/scaling.md", "`lag` in the detector's line", "detector/report.py"),
-    ],
-)
-def test_messages_are_quoted_as_they_are_printed(document: str, quoted: str, source_file: str) -> None:
-    """What the runbook tells people to look for is what the service prints."""
-    shows(document, quoted)
-    printed = re.findall(r"`(.*)`", quoted)  # a name within a sentence of the document's own
-    assert (f"{printed[0]}=" if printed else quoted) in (ROOT / source_file).read_text()
-
-
-def constant(file: str, name: str) -> Any:
-    """Return the value of a module's constant. The services have modules of the same name, so they are not imported."""
-    values: dict[str, Any] = {}
-    for node in ast.parse((ROOT / file).read_text()).body:
-        if isinstance(node, ast.Assign):
-            try:
-                exec(ast.unparse(node), values)
-            except NameError:  # made of something that is imported
-                continue
-    return values[name]
-
-
-def test_the_figures_are_those_of_the_source() -> None:
-    """Sizes, times and counts that a document states are the constants of the services and the compositions."""
-    services, cluster = (
-        yaml.safe_load((ROOT / file).read_text())["services"]
+def test_the_memory_limits_are_those_of_compose() -> None:
+    """The runbook's table has each container with its limit."""
+    services = {
+        name: service
         for file in ("docker-compose.yml", "docker-compose.kafka.yml")
-    )
-    mib, broker = 1024 * 1024, cluster["broker"]["environment"]
-    shows("README.md", f"transactions below {constant('detector/rule.py', 'FRAUD_AMOUNT')} |")
-    shows("README.md", f"{10_001 / 99_901:.2%}".replace("%", " %"))
-    for file in ("generator/report.py", "detector/report.py"):
-        assert constant(file, "REPORT_SECONDS") == 5
-    shows("README.md", "touched every five seconds")
-    portion = (
-        constant("detector/consumer.py", "PORTION_BYTES") / mib,
-        constant("detector/consumer.py", "PORTION_RECORDS"),
-    )
-    shows("docs/guarantees.md", f"cut at {portion[0]:g} MiB and {portion[1]:,} records")
-    shows("docs/design.md", f"up to {portion[0]:g} MiB")
-    shows(
-        "docs/guarantees.md",
-        f"the detector creates accept {constant('detector/topics.py', 'MAX_MESSAGE_BYTES') // mib} MB",
-    )
-    assert "session_timeout_ms=6000" in (ROOT / "detector/consumer.py").read_text()
-    shows("docs/guarantees.md", "session timeout is six seconds")
-    assert constant("detector/producer.py", "TRANSACTION_TIMEOUT_MS") == 10_000
-    shows("docs/operations.md", "the detector's own after ten to eleven seconds")
-    assert broker["KAFKA_TRANSACTION_MAX_TIMEOUT_MS"] == 60_000
-    shows("docs/operations.md", "no transaction that may last longer than a minute")
-    retention, segment = broker["KAFKA_LOG_RETENTION_BYTES"], broker["KAFKA_LOG_SEGMENT_BYTES"]
-    shows("docs/operations.md", f"keeps {retention // mib} MB in each partition, in files of {segment // mib} MB")
-    shows("docs/operations.md", f"4 × {retention:,} bytes ÷ 99 bytes ÷ 1,000/s = {4 * retention // 99_000:,} s")
+        for name, service in yaml.safe_load((ROOT / file).read_text())["services"].items()
+    }
     limits = {cells[0].lower(): cells[3] for cells in rows((ROOT / "docs/operations.md").read_text(), "container")}
-    for name, service in (services | cluster).items():
+    for name, service in services.items():
         assert limits[name] == service["mem_limit"].replace("m", " MB").replace("g", " GB")
 
 
