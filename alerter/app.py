@@ -14,8 +14,9 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from alerter.alerts import alert_of
 from alerter.receivers import Receiver, receivers_of
-from exactly_once.kafka_python import connect, read_whole_batches
-from exactly_once.records import records_of
+from exactly_once.decoding import records_of
+from exactly_once.kafka_python import connect
+from exactly_once.whole_batches import read_whole_batches
 from service.log import REPORT_SECONDS, log, set_up_logging, touch
 from service.settings import NUMBER, Cluster, ConfigurationError, Environment
 from service.stopping import Stopping

@@ -17,8 +17,8 @@ from detector.rule import FRAUD_AMOUNT
 from embedded.pipeline import Pipeline
 from embedded.records import log_ends, partitions_of
 from exactly_once import Record
-from exactly_once.kafka_python import read_whole_batches
-from exactly_once.records import records_of
+from exactly_once.decoding import records_of
+from exactly_once.whole_batches import read_whole_batches
 from generator.transactions import CENTS
 
 RATE_SECONDS = 5

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from exactly_once import Record
 from exactly_once.branching import NOT_THERE
-from exactly_once.records import headers_of
+from exactly_once.decoding import headers_of
 
 INVISIBLE = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 """Unicode's categories of characters that a terminal may obey, or that change the order or the lines of a text."""

@@ -18,8 +18,8 @@ A service says what it reads, what it writes, and what follows from records; `ru
 """
 
 from exactly_once.branching import Branching, Decision
+from exactly_once.decoding import Record
 from exactly_once.job import Input, Job, Out, Output, Portion
 from exactly_once.loop import run
-from exactly_once.records import Record
 
 __all__ = ["Branching", "Decision", "Input", "Job", "Out", "Output", "Portion", "Record", "run"]

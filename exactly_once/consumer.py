@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
@@ -15,10 +15,10 @@ from kafka.errors import (
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from exactly_once.job import Input, Portion
-from exactly_once.kafka_python import connect, read_whole_batches
-from exactly_once.producer import OURS
+from exactly_once.kafka_python import connect
+from exactly_once.places import Places
 from exactly_once.unpacking import Chunk, unpack
-from service.log import log
+from exactly_once.whole_batches import read_whole_batches
 from service.settings import Cluster
 from service.stopping import Stopping
 
@@ -39,18 +39,7 @@ LOOK_SECONDS = 1
 """The most that counts of the time between two looks at the group: if it is more, it was this process that stood still.
 """
 
-LOST = "%s[%d]: %d offsets are lost, from %d on: Kafka deleted them unread (retention.ms, retention.bytes)"
-ENDS_EARLIER = (
-    "%s[%d] ended before offset %d, which had been read: Kafka has lost records, or the topic is a new one of this"
-    " name. Reading again, from offset %d on"
-)
-FOREIGN = (
-    "%s[%d]: the offset %d of the group %s was committed by another program, or reset by hand: going on from there%s."
-    " A program that only looks needs a group of its own (docs/operations.md)"
-)
-
 POLL_MS = 500
-ANSWER_MS = 20_000
 
 
 class Consumer:
@@ -69,7 +58,7 @@ class Consumer:
         After each rebalance on_assignment gets this instance's partitions, each with its committed offset or None.
         Reading begins there, or at the beginning if the topic is replayed.
         """
-        self.on_assignment, self.group = on_assignment, group
+        self.group = group
         self.replayed = {input.topic for input in inputs if input.is_replayed}
         self.client: KafkaConsumer = connect(
             KafkaConsumer,
@@ -88,13 +77,10 @@ class Consumer:
             metadata_max_age_ms=10_000,  # how soon a new partition is found
         )
         read_whole_batches(self.client)
+        self.places = Places(self.client, group, self.replayed, on_assignment)
         self.unread: Iterator[tuple[TopicPartition, Chunk]] | None = None  # the rest of a fetch
         self.generation: tuple[int, str] | None = None  # None during a rebalance
         self.polled_at = self.looked_at = self.unstable_seconds = 0.0
-        self.positions: dict[TopicPartition, int] = {}  # where the next fetch begins
-        self.read_to: dict[TopicPartition, int] = {}  # where the next portion begins; never before what is committed
-        self.committed: dict[TopicPartition, int] = {}  # as far as this instance knows, of former partitions too
-        self.gaps: list[tuple[TopicPartition, range]] = []  # to be logged when they are passed for good
         topics = [input.topic for input in inputs]
         self.client.subscribe(topics)
         # Asks Kafka before joining the group: otherwise the client may believe that a topic has no partitions, and
@@ -115,18 +101,19 @@ class Consumer:
             return Portion({}, {}, group)
         if self.generation != (group.generation_id, group.member_id):
             self.generation, self.unread = (group.generation_id, group.member_id), None
-            return Portion({}, self._rewind(), group)
+            return Portion({}, self.places.rewind(), group)
         if batches:
             self.unread = unpack(batches)
         taken = self._take()
         # Markers, aborted records and gaps go with the records of other partitions, or by themselves if there are none
         # to commit. While there is more to take, the positions are ahead of it.
-        passed = self.positions if (taken or wait) and not self.unread else {}
+        places = self.places
+        passed = places.positions if (taken or wait) and not self.unread else {}
         read_to = passed | {partition: found[-1].next_offset for partition, found in taken.items()}
-        offsets = {p: offset for p, offset in read_to.items() if offset > self.read_to[p]}
+        offsets = {p: offset for p, offset in read_to.items() if offset > places.read_to[p]}
         if stuck := [p for p in taken if p not in offsets and p.topic not in self.replayed]:
-            raise KafkaError(f"{stuck[0].topic}[{stuck[0].partition}]: read below offset {self.read_to[stuck[0]]}")
-        self.read_to |= offsets
+            raise KafkaError(f"{stuck[0].topic}[{stuck[0].partition}]: read below offset {places.read_to[stuck[0]]}")
+        places.read_to |= offsets
         return Portion(taken, offsets, group)
 
     def _poll(self, wait: bool) -> dict[TopicPartition, list[Any]]:
@@ -137,16 +124,13 @@ class Consumer:
         batches: dict[TopicPartition, list[Any]] = {}
         try:
             batches = self.client.poll(timeout_ms=POLL_MS if wait else 0)
-            owned = self.positions.keys() & self.client.assignment()
-            positions = {partition: self.client.position(partition, timeout_ms=0) for partition in owned}
-            # Unknown while the client asks about one.
-            self.positions |= {partition: found for partition, found in positions.items() if found is not None}
-        except NoOffsetForPartitionError:  # newly assigned: _rewind says where to begin
+            self.places.update()
+        except NoOffsetForPartitionError:  # newly assigned: rewind says where to begin
             pass
         except OffsetOutOfRangeError as error:
-            self._reposition(dict.fromkeys(error.args[0]))
+            self.places.reposition(dict.fromkeys(error.args[0]))
         except LogTruncationError as error:
-            self._reposition(error.divergent_offsets)
+            self.places.reposition(error.divergent_offsets)
             batches = {p: found for p, found in batches.items() if p not in error.divergent_offsets}
         size = sum(len(record.value.data) for records in batches.values() for record in records)
         self.polled_at = 0 if size > FETCH_BYTES // 2 else time.monotonic()  # 0 in a backlog, which needs no pace
@@ -165,52 +149,6 @@ class Consumer:
             raise KafkaTimeoutError(f"this instance does not get into the group {group.group_id}: {group.state}")
         return False
 
-    def _rewind(self) -> dict[TopicPartition, int]:
-        # Seeks to the committed offsets, so that what was read and dropped is read again. And the client keeps its
-        # position if a rebalance gives back a partition that another instance had in between. Returns the offsets that
-        # Kafka does not have from us. Committed before anything is written, they tell a later start that it is not the
-        # first, and that what is logged here has been logged; and where nothing is left to read, the lag ends.
-        self.read_to, self.positions, self.gaps = {}, {}, []
-        partitions = self.client.assignment()
-        if not partitions:  # the topic may be gone: whoever deleted it must recreate it
-            return {}
-        found = {p: self.client.committed(p, metadata=True, timeout_ms=ANSWER_MS) for p in partitions}
-        self.on_assignment({p: None if there is None else there.offset for p, there in found.items()})
-        for partition, beginning in self.client.beginning_offsets(partitions, timeout_ms=ANSWER_MS).items():
-            there = found[partition]
-            if there and there.metadata != OURS:
-                skipped = range(self.committed.get(partition, there.offset), there.offset)
-                past = f", past {len(skipped)} offsets, from {skipped.start} on, unread by this one" if skipped else ""
-                log.warning(FOREIGN, *partition, there.offset, self.group, past)
-            offset = there.offset if there else beginning
-            if gap := range(offset, beginning):
-                self.gaps.append((partition, gap))
-            self.committed[partition] = offset
-            self.read_to[partition] = max(offset, beginning)
-            position = beginning if partition.topic in self.replayed else self.read_to[partition]
-            self.client.seek(partition, position)
-            self.positions[partition] = position
-        ours = {partition: there.offset for partition, there in found.items() if there and there.metadata == OURS}
-        return {partition: offset for partition, offset in self.read_to.items() if ours.get(partition) != offset}
-
-    def _reposition(self, places: Mapping[TopicPartition, OffsetAndMetadata | None]) -> None:
-        # Kafka does not have what follows the positions of these partitions: goes on at the places, or the beginnings.
-        # What is read next is not what follows from what was read, so that the new position is to be committed (see
-        # read): that is why read_to stays, or becomes, lower.
-        beginnings = self.client.beginning_offsets(self.positions.keys() & places, timeout_ms=ANSWER_MS)
-        for partition, beginning in beginnings.items():
-            expected, place = self.positions[partition], places[partition]
-            offset = min(place.offset, expected) if place else beginning
-            if beginning > expected:
-                offset = beginning
-                if gap := range(max(expected, self.read_to[partition]), beginning):  # none of a replay, perhaps
-                    self.gaps.append((partition, gap))
-            elif offset < expected:
-                log.error(ENDS_EARLIER, *partition, expected, offset)
-                self.read_to[partition] = offset - 1
-            self.client.seek(partition, offset)
-            self.positions[partition] = offset
-
     def _take(self) -> dict[TopicPartition, list[Chunk]]:
         # Takes from the fetched chunks as many as a portion may hold.
         taken: dict[TopicPartition, list[Chunk]] = {}
@@ -222,17 +160,6 @@ class Consumer:
                 return taken
         self.unread = None
         return taken
-
-    def note(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Remember what has been committed, and log that records are lost if there is a gap before it.
-
-        Not when the gap is found: what is not committed is read again, and the gap found again, perhaps by others.
-        """
-        self.committed |= offsets
-        passed = [(partition, gap) for partition, gap in self.gaps if offsets.get(partition, 0) >= gap.stop]
-        self.gaps = [gap for gap in self.gaps if gap not in passed]
-        for partition, gap in passed:
-            log.error(LOST, *partition, len(gap), gap.start)
 
     def close(self) -> None:
         """Leave the group, so that others need not wait for the session timeout."""

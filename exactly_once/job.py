@@ -10,7 +10,8 @@ from kafka import TopicPartition
 from kafka.partitioner.default import murmur2
 from kafka.structs import ConsumerGroupMetadata
 
-from exactly_once.records import Columns, OutputBatch, Record, content_of, decode, encode
+from exactly_once.decoding import Record, decode
+from exactly_once.encoding import Columns, OutputBatch, content_of, encode
 from exactly_once.unpacking import Chunk
 from exactly_once.varints import VARINT, read_varint
 from service.settings import Cluster, Environment

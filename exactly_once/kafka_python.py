@@ -1,19 +1,17 @@
-"""Below kafka-python's public interface: whole record batches, read and written; also connecting.
+"""Below kafka-python's public interface: whole record batches are written; also asking and connecting.
 
 The client's interface decodes and encodes each record, which takes ten times as long as all other work.
-Below it the client moves whole batches. The private names used for this are marked "private" and occur only in this
-file, and one in service/refusal.py; tests/test_kafka_python.py has a test for each. Because of them, the client's
-version is pinned.
+Below it the client moves whole batches. The private names used for this are marked "private", and occur in this file,
+in whole_batches.py, and one in service/refusal.py; tests/test_kafka_python.py has a test for each. Because of them, the
+client's version is pinned.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.consumer.fetcher import Fetcher
-from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import (
     InvalidTimestampError,
     KafkaError,
@@ -25,102 +23,13 @@ from kafka.errors import (
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.transaction_manager import TransactionalRequestResult
 from kafka.protocol.consumer import ListOffsetsRequest
-from kafka.record import MemoryRecords, MemoryRecordsBuilder
-from kafka.record.default_records import DefaultRecord
-from kafka.record.legacy_records import LegacyRecordBatch
+from kafka.record import MemoryRecordsBuilder
 from kafka.structs import ConsumerGroupMetadata
 
-from exactly_once.compression import BLOCK_BYTES, decompressed
-from exactly_once.records import OutputBatch, encode_one
-from exactly_once.varints import BatchError
+from exactly_once.encoding import OutputBatch
 from service.connecting import connect as connect_client
 from service.settings import Cluster
 from service.stopping import Stopping
-
-# --- reading ---
-
-
-class Fetched(NamedTuple):
-    """A record batch as Kafka keeps it: what a consumer of whole batches gets as the value of a record."""
-
-    data: bytearray
-    position: int
-    """The offset that the fetch asked for; earlier records of the batch are not wanted."""
-    problem: str = ""
-    """Why the batch cannot be read, apart from its offsets."""
-
-
-def read_whole_batches(consumer: KafkaConsumer) -> None:
-    """Make a consumer return each batch as one record, whose value is Fetched.
-
-    Everything else is unchanged: the client checks CRCs, skips aborted records, and keeps its positions.
-    """
-    consumer._fetcher.PartitionRecords = _PartitionRecords  # type: ignore[assignment]  # private
-
-
-# Private: if a poll ends during a rebalance for new partitions, the client forgets to complete the rebalance.
-def _need_rejoin(coordinator: ConsumerCoordinator) -> bool:
-    return coordinator.rejoining or _NEED_REJOIN(coordinator)
-
-
-_NEED_REJOIN = ConsumerCoordinator.need_rejoin
-ConsumerCoordinator.need_rejoin = _need_rejoin  # type: ignore[method-assign]
-
-
-class _PartitionRecords(Fetcher.PartitionRecords):  # private
-    # What the client turns a fetched partition into, and reads records from.
-    def __init__(self, position: int, partition: TopicPartition, records: MemoryRecords, **config: Any) -> None:
-        super().__init__(position, partition, _WholeBatches(records, position), **config)  # type: ignore[no-untyped-call]
-
-
-class _WholeBatches:
-    def __init__(self, records: MemoryRecords, position: int) -> None:
-        self._records, self._position = records, position
-
-    def next_batch(self) -> Any:
-        batch = self._records.next_batch()
-        if batch is None or (batch.magic == 2 and batch.is_control_batch):  # the client reads a transaction's marker
-            return batch
-        return _WholeBatch(batch, self._position)
-
-
-class _WholeBatch:
-    # Behaves like the wrapped batch, but holds one record.
-    def __init__(self, batch: Any, position: int) -> None:
-        self._batch, self._position = batch, position
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __iter__(self) -> Iterator[DefaultRecord]:
-        if self.magic == 2:
-            yield self._as_record(self._batch._buffer, self.last_offset)  # private
-            return
-        offset = self.base_offset  # the formats before version 2 have another layout, and the last record's offset
-        try:
-            check_expansion(self._batch)
-            for record in self._batch:
-                timestamp = -1 if record.timestamp is None else record.timestamp
-                yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
-        except Exception as error:  # the client can raise anything
-            yield self._as_record(encode_one(offset, -1, None, None), offset, f"{type(error).__name__}: {error}")
-
-    def _as_record(self, data: bytearray, offset: int, problem: str = "") -> DefaultRecord:
-        return DefaultRecord(len(data), offset, -1, 0, None, Fetched(data, self._position, problem), [])
-
-
-def check_expansion(batch: LegacyRecordBatch) -> None:
-    """Raise BatchError if the client, which decompresses it in one go, would need too much memory."""
-    if codec := batch.compression_type:
-        at = batch.KEY_OFFSET_V1 if batch.magic else batch.KEY_OFFSET_V0
-        data = memoryview(batch._buffer)  # private
-        at += 4 + max(0, int.from_bytes(data[at : at + 4], "big", signed=True)) + 4  # the key, and both lengths
-        size = 0
-        for piece in decompressed(codec, data[at:]):
-            size += len(piece)
-            if size > BLOCK_BYTES:
-                raise BatchError(f"more than {BLOCK_BYTES:,} bytes in a message set of an old format")
-
 
 # --- writing ---
 

@@ -104,7 +104,7 @@ class Loop:
         if out:
             start = time.monotonic()
             self.producer.commit(out)
-            self.consumer.note(out.offsets)
+            self.consumer.places.note(out.offsets)
             self.counts += out.counts
             if self.metrics:
                 self.metrics.observe(out, time.monotonic() - start)

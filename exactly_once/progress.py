@@ -7,8 +7,9 @@ from contextlib import suppress
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from exactly_once.consumer import ANSWER_MS, Consumer
+from exactly_once.consumer import Consumer
 from exactly_once.kafka_python import ask_ends
+from exactly_once.places import ANSWER_MS
 from service.log import log
 from service.settings import Cluster
 
@@ -40,9 +41,9 @@ class Progress:
 
         Logs what keeps records from arriving: an open transaction, a deleted topic, or a broker that does not answer.
         """
-        partitions = list(self.consumer.read_to)
+        partitions = list(self.consumer.places.read_to)
         ends = ask_ends(self.consumer.client, partitions, END_SECONDS)
-        committed = {partition: self.consumer.committed[partition] for partition in partitions}
+        committed = {partition: self.consumer.places.committed[partition] for partition in partitions}
         self.lags = {p: max(0, ends[p] - committed[p]) if p in ends else None for p in partitions}
         if is_well := self._is_well(committed, ends):
             self.well_at = time.time()
@@ -50,7 +51,7 @@ class Progress:
 
     def _is_well(self, committed: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> bool:
         # Positions move without a commit where a job only reads again what it has read before.
-        topic, now = self.topic, (committed, self.consumer.positions.copy())
+        topic, now = self.topic, (committed, self.consumer.places.positions.copy())
         has_moved, self.before = now != self.before, now
         if not has_moved and not self._is_answered(topic):
             return False
@@ -77,7 +78,7 @@ class Progress:
     def _warn_of_open_transactions(self, ends: dict[TopicPartition, int]) -> None:
         waiting = {
             partition: position
-            for partition, position in self.consumer.positions.items()
+            for partition, position in self.consumer.places.positions.items()
             if position < ends.get(partition, 0) and not self.consumer.unread
         }
         stuck = [partition for partition, position in waiting.items() if self.waiting_before.get(partition) == position]

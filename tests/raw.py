@@ -12,7 +12,8 @@ from kafka.protocol.producer import ProduceRequest
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.util import calc_crc32c
 
-from exactly_once.records import Columns, decode, encode
+from exactly_once.decoding import decode
+from exactly_once.encoding import Columns, encode
 from exactly_once.unpacking import HEADER, chunks
 from exactly_once.varints import VARINT
 

@@ -25,7 +25,7 @@ from adversary import RECORDS, field, hostile, record, transaction, varint
 from embedded import Cluster
 from embedded.pipeline import Pipeline
 from embedded.service import Restarted, Service, wait_until
-from exactly_once.records import decode
+from exactly_once.decoding import decode
 from exactly_once.unpacking import chunks
 from harness import TOO_SLOW, memory_peak_mb
 from strict import Read
@@ -290,7 +290,7 @@ INCIDENTS = {
     "above the limits": Incident(
         above_the_limits,
         [("routed", 1), ("RecordTooLarge", 2), ("InvalidTransaction", 1)],
-        {n: "more than the 20,000 of max.message.bytes of " for n in (1, 2)},
+        dict.fromkeys((1, 2), "more than the 20,000 of max.message.bytes of "),
     ),
     "zstd, 2 GB": Incident(lambda: zstd_of_zeros(20, 100 * 10**6, 20), [("RecordTooLarge", 10), ("CorruptRecord", 10)]),
     "zstd, 200 MB in a window of 128 MB": Incident(

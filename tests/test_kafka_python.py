@@ -25,8 +25,9 @@ from embedded import Cluster
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
-from exactly_once import kafka_python
-from exactly_once.records import Columns, decode, encode
+from exactly_once import kafka_python, whole_batches
+from exactly_once.decoding import decode
+from exactly_once.encoding import Columns, encode
 from exactly_once.unpacking import chunks
 from exactly_once.varints import VARINT
 from harness import transaction
@@ -65,22 +66,22 @@ def consumer(pipeline: Pipeline) -> Iterator[KafkaConsumer]:
     running = KafkaConsumer(
         bootstrap_servers=pipeline.broker_url, isolation_level="read_committed", auto_offset_reset="earliest"
     )
-    kafka_python.read_whole_batches(running)
+    whole_batches.read_whole_batches(running)
     running.assign([TopicPartition(pipeline.transactions, 0)])
     yield running
     running.close()
 
 
-def fetch(consumer: KafkaConsumer) -> list[kafka_python.Fetched]:
+def fetch(consumer: KafkaConsumer) -> list[whole_batches.Fetched]:
     """Return what there is, as it comes out of poll()."""
-    found: list[kafka_python.Fetched] = []
+    found: list[whole_batches.Fetched] = []
     (place,) = consumer.assignment()
     while consumer.position(place) < consumer.end_offsets([place])[place]:
         found += [record.value for records in consumer.poll(500).values() for record in records]
     return found
 
 
-def values(fetched: list[kafka_python.Fetched]) -> list[bytes]:
+def values(fetched: list[whole_batches.Fetched]) -> list[bytes]:
     """Return the values of the records in the batches."""
     return [bytes(r.value or b"") for one in fetched for chunk in chunks(*one) for r in decode(chunk)]
 
@@ -90,7 +91,7 @@ def test_partition_records_is_looked_up_on_the_fetcher(consumer: KafkaConsumer, 
     pipeline.write([Record(transaction(n=n)) for n in range(100)], linger_ms=1000)
     fetched = fetch(consumer)
     assert len(fetched) < 10
-    assert all(isinstance(one, kafka_python.Fetched) for one in fetched)
+    assert all(isinstance(one, whole_batches.Fetched) for one in fetched)
     assert values(fetched) == [transaction(n=n) for n in range(100)]
 
 
@@ -278,14 +279,14 @@ def test_the_client_tells_how_it_checks_certificates(tmp_path: Path) -> None:
 
 
 def test_every_private_name_is_in_one_module() -> None:
-    """Names of others with an underscore are in kafka_python.py alone, except for two; and so are the base classes."""
+    """Names of others with an underscore are in two modules, except for two of them; and so are the base classes."""
     found = {
         (str(file.relative_to(ROOT)), name)
         for room in ("detector", "smurfing", "alerter", "generator", "exactly_once", "service")
         for file in (ROOT / room).glob("*.py")
         for name in re.findall(r"\b(?!self\b|os\b|cls\b)\w+\.(_(?!replace\b)[a-z]\w*)", file.read_text())
-        if file.name != "kafka_python.py"
+        if file.name not in ("kafka_python.py", "whole_batches.py")
     }
     assert found == {("service/refusal.py", "_build_ssl_context"), ("generator/delivery.py", "_metadata")}
     assert issubclass(kafka_python.WrittenBatch, ProducerBatch)
-    assert issubclass(kafka_python._PartitionRecords, Fetcher.PartitionRecords)
+    assert issubclass(whole_batches._PartitionRecords, Fetcher.PartitionRecords)

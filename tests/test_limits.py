@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
+from topics import MAX_MESSAGE_BYTES
 
 from embedded import Cluster
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from harness import transaction, wait_until_at_work
-from topics import MAX_MESSAGE_BYTES
 
 UNLIMITED = "9223372036854775807"
 DAY_MS = 24 * 3600 * 1000

@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from detector import app
 from exactly_once import Branching, Out, Portion, run
+from exactly_once.encoding import OutputBatch
 from exactly_once.job import Written
-from exactly_once.records import OutputBatch
 from exactly_once.unpacking import HEADER
 
 

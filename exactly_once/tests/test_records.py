@@ -17,8 +17,9 @@ from kafka.structs import ConsumerGroupMetadata
 
 from detector.rule import MEMBERS, decide, decide_usual
 from exactly_once import Branching, Decision, Out, branching, unpacking
+from exactly_once.decoding import decode, headers_of
+from exactly_once.encoding import Columns, OutputBatch, add_headers, encode, encode_one
 from exactly_once.job import Target
-from exactly_once.records import Columns, OutputBatch, add_headers, decode, encode, encode_one, headers_of
 from exactly_once.unpacking import HEADER, Chunk, chunks
 from exactly_once.varints import VARINT, read_as_java, read_varint
 

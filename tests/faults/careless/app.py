@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from kafka import TopicPartition
 
 from detector.app import branching
-from exactly_once import Portion, consumer, kafka_python, run
+from exactly_once import Portion, consumer, kafka_python, places, run
 
 read = consumer.Consumer.read
 CARELESS = os.environ["CARELESS"].split()
@@ -34,7 +34,7 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
     slowly = consumer.Consumer.read
     consumer.Consumer._is_stable = lambda self, group: True
 
-    def stay(self: consumer.Consumer) -> dict[TopicPartition, int]:
+    def stay(self: places.Places) -> dict[TopicPartition, int]:
         """Go on from where the client is, at first from the beginning."""
         for partition, beginning in self.client.beginning_offsets(self.client.assignment()).items():
             if self.client.committed(partition) is None:
@@ -43,7 +43,7 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
         self.read_to, self.committed = self.positions.copy(), self.positions.copy()
         return {}
 
-    consumer.Consumer._rewind = stay
+    places.Places.rewind = stay
 
     def read_unfenced(self: consumer.Consumer, wait: bool) -> Portion:
         """Read, and give the group's name alone."""

@@ -1,4 +1,4 @@
-"""Kafka's records: from the bytes of a chunk to records, and back to batches. Pure functions, as in unpacking.py.
+"""Kafka's records: from the bytes of a chunk to records. Pure functions; encoding.py has the way back.
 
 Kafka moves records in batches, and who sorts them changes nothing in a record. So a record's content, from its key to
 its last header, is copied from the input batch to the output batch. A record has these parts:
@@ -10,27 +10,13 @@ the bytes after it. A key, a value, and a header's name and value each follow th
 https://kafka.apache.org/documentation/#messageformat specifies it.
 """
 
-import re
-import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, repeat
-from operator import add, sub
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from kafka import TopicPartition
 
-from exactly_once.unpacking import (
-    FRAMING_BYTES,
-    HEADER,
-    MAX_RECORD_BYTES,
-    Chunk,
-    offset_of,
-    record_head,
-    too_large,
-    unpack,
-)
+from exactly_once.unpacking import MAX_RECORD_BYTES, Chunk, offset_of, record_head, too_large, unpack
 from exactly_once.varints import VARINT, BatchError, Bytes, OddNumber, int64, read_as_java, read_varint
 
 
@@ -50,41 +36,6 @@ class Record(NamedTuple):
 
 NOTHING, NO_HEADERS_AT = b"\x01\x01\x00", 2
 """The content of a record with neither key nor value nor headers, and the index of their number in it."""
-
-
-class Columns(NamedTuple):
-    """Records to be written, a list for each part: what is done to a column takes a fraction of a loop's time."""
-
-    offsets: list[int]
-    """Those in the input."""
-    timestamps: list[int]
-    contents: list[Bytes]
-
-    def add(self, offset: int, timestamp: int, content: Bytes) -> None:
-        """Append a record."""
-        self.offsets.append(offset)
-        self.timestamps.append(timestamp)
-        self.contents.append(content)
-
-    @classmethod
-    def of(cls, records: Iterable[tuple[int, int, Bytes]]) -> Self:
-        """Return the columns of these rows."""
-        columns = cls([], [], [])
-        for record in records:
-            columns.add(*record)
-        return columns
-
-
-@dataclass
-class OutputBatch:
-    """A batch to be written."""
-
-    base_timestamp: int
-    max_timestamp: int
-    offsets: list[int] = field(default_factory=list)
-    """The offset that each record has in the input."""
-    data: bytearray = field(default_factory=lambda: bytearray(HEADER.size))
-    """Room for the header, which the client fills in, and the records."""
 
 
 def decode(chunk: Chunk) -> Iterator[Record]:
@@ -187,82 +138,3 @@ def _respelled(content: memoryview) -> bytes:
     for _ in range(2 * count):
         at = field(at)
     return b"".join((*parts, content[at:]))
-
-
-def usual_record(members: Mapping[str, bytes]) -> re.Pattern[bytes]:
-    """Compile the pattern of a whole record without key and headers, whose value is a JSON object of these members.
-
-    They are in this order, spaced as Python does it or not at all. The pattern's groups are the record's length, what
-    that counts, the timestamp delta, the content, and the value's length; those of the members follow. It does not
-    check lengths: compare them with VARINT.
-    """
-    varint = rb"[\x80-\xff]{0,%d}+[\x00-\x7f]"  # {}+ and ++ give nothing back, which saves a tenth of the time
-    length, null, none = varint % 1, rb"\x01", rb"\x00"
-    value = rb"\{%b\}" % rb", ?+".join(rb'"%b": ?+%b' % (name.encode(), form) for name, form in members.items())
-    content = rb"%b(%b)%b%b" % (null, length, value, none)
-    return re.compile(rb"(%b)(\x00(%b)%b(%b))" % (length, varint % 4, varint % 4, content), re.DOTALL)
-
-
-# --- from records to bytes ---
-
-
-Headers = Sequence[tuple[bytes, bytes]]
-"""Names and values."""
-
-
-def add_headers(content: Bytes, headers_at: int, headers: Headers) -> bytes:
-    """Return the content, whose headers begin at this index, with these headers after its own."""
-    count, at = read_varint(content, headers_at)
-    added = (part for header in headers for data in header for part in (VARINT[len(data)], data))
-    return b"".join((content[:headers_at], VARINT[count + len(headers)], content[at:], *added))
-
-
-def batch_bytes(content: Bytes) -> int:
-    """Return the size of a batch that holds one record with this content."""
-    length = 3 + len(content)  # the attributes, and both deltas, which are 0
-    return HEADER.size + len(VARINT[length]) + length
-
-
-def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None = None) -> list[OutputBatch]:
-    """Append these records, in order, to the last of the batches, and return them all.
-
-    A new batch begins where one would exceed max_bytes. Each record must fit on its own (see batch_bytes).
-    """
-    batches = [] if batches is None else batches
-    offsets, timestamps, contents = records
-    if not offsets:
-        return batches
-    if not batches:
-        batches.append(OutputBatch(timestamps[0], timestamps[0]))
-    batch = batches[-1]
-    sizes = list(map(len, contents))
-    if len(batch.data) + sum(sizes) + FRAMING_BYTES * len(sizes) > max_bytes:
-        if middle := len(offsets) // 2:
-            encode(Columns(offsets[:middle], timestamps[:middle], contents[:middle]), max_bytes, batches)
-            return encode(Columns(offsets[middle:], timestamps[middle:], contents[middle:]), max_bytes, batches)
-        if batch.offsets:
-            batch = OutputBatch(timestamps[0], timestamps[0])
-            batches.append(batch)
-    count = len(batch.offsets)
-    timestamp_deltas = list(map(VARINT.__getitem__, map(sub, timestamps, repeat(batch.base_timestamp))))
-    offset_deltas = list(map(VARINT.__getitem__, range(count, count + len(offsets))))
-    heads = map(add, map(len, timestamp_deltas), map(len, offset_deltas))
-    lengths = map(VARINT.__getitem__, map(add, map(add, heads, sizes), repeat(1)))  # the attributes are a byte
-    parts = zip(lengths, repeat(b"\0"), timestamp_deltas, offset_deltas, contents)
-    batch.data += b"".join(chain.from_iterable(parts))
-    batch.offsets += offsets
-    batch.max_timestamp = max(batch.max_timestamp, *timestamps)
-    return batches
-
-
-def content_of(key: bytes | None, value: bytes | None) -> bytes:
-    """Return the content of a record without headers."""
-    parts = ((VARINT[-1],) if data is None else (VARINT[len(data)], data) for data in (key, value))
-    return b"".join((*chain.from_iterable(parts), VARINT[0]))
-
-
-def encode_one(offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> bytearray:
-    """Return a batch of one record without headers, for a record in a format older than version 2."""
-    (batch,) = encode(Columns([offset], [timestamp], [content_of(key, value)]), sys.maxsize)
-    HEADER.pack_into(batch.data, 0, offset, len(batch.data) - 12, -1, 2, 0, 0, 0, timestamp, timestamp, -1, -1, -1, 1)
-    return batch.data

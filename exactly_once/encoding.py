@@ -1,0 +1,108 @@
+"""Kafka's records: from contents to batches. Pure functions; decoding.py says what a record is made of."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from operator import add, sub
+from typing import NamedTuple, Self
+
+from exactly_once.unpacking import FRAMING_BYTES, HEADER
+from exactly_once.varints import VARINT, Bytes, read_varint
+
+
+class Columns(NamedTuple):
+    """Records to be written, a list for each part: what is done to a column takes a fraction of a loop's time."""
+
+    offsets: list[int]
+    """Those in the input."""
+    timestamps: list[int]
+    contents: list[Bytes]
+
+    def add(self, offset: int, timestamp: int, content: Bytes) -> None:
+        """Append a record."""
+        self.offsets.append(offset)
+        self.timestamps.append(timestamp)
+        self.contents.append(content)
+
+    @classmethod
+    def of(cls, records: Iterable[tuple[int, int, Bytes]]) -> Self:
+        """Return the columns of these rows."""
+        columns = cls([], [], [])
+        for record in records:
+            columns.add(*record)
+        return columns
+
+
+@dataclass
+class OutputBatch:
+    """A batch to be written."""
+
+    base_timestamp: int
+    max_timestamp: int
+    offsets: list[int] = field(default_factory=list)
+    """The offset that each record has in the input."""
+    data: bytearray = field(default_factory=lambda: bytearray(HEADER.size))
+    """Room for the header, which the client fills in, and the records."""
+
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names and values."""
+
+
+def content_of(key: bytes | None, value: bytes | None) -> bytes:
+    """Return the content of a record without headers."""
+    parts = ((VARINT[-1],) if data is None else (VARINT[len(data)], data) for data in (key, value))
+    return b"".join((*chain.from_iterable(parts), VARINT[0]))
+
+
+def add_headers(content: Bytes, headers_at: int, headers: Headers) -> bytes:
+    """Return the content, whose headers begin at this index, with these headers after its own."""
+    count, at = read_varint(content, headers_at)
+    added = (part for header in headers for data in header for part in (VARINT[len(data)], data))
+    return b"".join((content[:headers_at], VARINT[count + len(headers)], content[at:], *added))
+
+
+def batch_bytes(content: Bytes) -> int:
+    """Return the size of a batch that holds one record with this content."""
+    length = 3 + len(content)  # the attributes, and both deltas, which are 0
+    return HEADER.size + len(VARINT[length]) + length
+
+
+def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None = None) -> list[OutputBatch]:
+    """Append these records, in order, to the last of the batches, and return them all.
+
+    A new batch begins where one would exceed max_bytes. Each record must fit on its own (see batch_bytes).
+    """
+    batches = [] if batches is None else batches
+    offsets, timestamps, contents = records
+    if not offsets:
+        return batches
+    if not batches:
+        batches.append(OutputBatch(timestamps[0], timestamps[0]))
+    batch = batches[-1]
+    sizes = list(map(len, contents))
+    if len(batch.data) + sum(sizes) + FRAMING_BYTES * len(sizes) > max_bytes:
+        if middle := len(offsets) // 2:
+            encode(Columns(offsets[:middle], timestamps[:middle], contents[:middle]), max_bytes, batches)
+            return encode(Columns(offsets[middle:], timestamps[middle:], contents[middle:]), max_bytes, batches)
+        if batch.offsets:
+            batch = OutputBatch(timestamps[0], timestamps[0])
+            batches.append(batch)
+    count = len(batch.offsets)
+    timestamp_deltas = list(map(VARINT.__getitem__, map(sub, timestamps, repeat(batch.base_timestamp))))
+    offset_deltas = list(map(VARINT.__getitem__, range(count, count + len(offsets))))
+    heads = map(add, map(len, timestamp_deltas), map(len, offset_deltas))
+    lengths = map(VARINT.__getitem__, map(add, map(add, heads, sizes), repeat(1)))  # the attributes are a byte
+    parts = zip(lengths, repeat(b"\0"), timestamp_deltas, offset_deltas, contents)
+    batch.data += b"".join(chain.from_iterable(parts))
+    batch.offsets += offsets
+    batch.max_timestamp = max(batch.max_timestamp, *timestamps)
+    return batches
+
+
+def encode_one(offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> bytearray:
+    """Return a batch of one record without headers, for a record in a format older than version 2."""
+    (batch,) = encode(Columns([offset], [timestamp], [content_of(key, value)]), sys.maxsize)
+    HEADER.pack_into(batch.data, 0, offset, len(batch.data) - 12, -1, 2, 0, 0, 0, timestamp, timestamp, -1, -1, -1, 1)
+    return batch.data
