@@ -44,7 +44,7 @@ class InvalidTransaction(ValueError):
 def decide(value: bytes | memoryview | None) -> Decision:
     """Return where a record with this value belongs. Raises nothing."""
     try:
-        return IS_FRAUD if parse_amount(value) >= FRAUD_AMOUNT else IS_LEGIT
+        return IS_FRAUD if parse(value)["amount"] >= FRAUD_AMOUNT else IS_LEGIT
     except InvalidTransaction as invalid:
         return Decision(DEAD_LETTER, reason=str(invalid))
 
@@ -54,8 +54,8 @@ def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:
     return [IS_FRAUD if amount >= FRAUD_AMOUNT else IS_LEGIT for amount in map(float, amounts)]
 
 
-def parse_amount(value: bytes | memoryview | None) -> float:
-    """Return the amount of the transaction that the value holds. Raises InvalidTransaction if it holds none."""
+def parse(value: bytes | memoryview | None) -> dict[str, Any]:
+    """Return the transaction that the value holds, with all its members. Raises InvalidTransaction if it holds none."""
     if not value:
         raise InvalidTransaction("no value" if value is None else "empty value")
     try:
@@ -80,7 +80,7 @@ def parse_amount(value: bytes | memoryview | None) -> float:
         raise InvalidTransaction("amount is missing or no number")
     if not 0 < amount < float("inf"):
         raise InvalidTransaction("amount is not above 0 and finite")
-    return amount
+    return transaction
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

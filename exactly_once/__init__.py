@@ -2,19 +2,18 @@
 
 A service says what it reads, what it writes, and what follows from records; `run` does the rest:
 
-    class Example:
-        inputs = [Input("in")]
-        outputs = [Output("out")]
-
-        def assigned(self, committed): ...
+    class Example(Job):
+        inputs, outputs, counted = [Input("in")], [Output("out")], ["records"]
 
         def process(self, portion, out):
             for source, record in portion.records():
-                out.write("out", source, record, key=None, value=b"...")
+                out.write("out", source, record, value=b"...")
+                out.counts["records"] += 1
 
-    run("example", lambda environment: Example())
+    run("example", lambda environment: Example(), group="example")
 
-`Branching` is such a job: it sends each record, unchanged, to one of several topics.
+docs/your-own-service.md has one that runs. `Branching` is a job, too: it sends each record, unchanged, to one of
+several topics.
 """
 
 from exactly_once.branching import Branching, Decision

@@ -11,7 +11,7 @@ from kafka import TopicPartition
 
 from exactly_once.decoding import NO_HEADERS_AT, NOTHING, decode
 from exactly_once.encoding import Columns, Headers, OutputBatch, add_headers, batch_bytes, encode
-from exactly_once.job import Input, Out, Output, Portion, Written
+from exactly_once.job import Input, Job, Out, Output, Portion, Written
 from exactly_once.unpacking import Chunk
 from exactly_once.varints import NUMBER, VARINT, Bytes
 
@@ -33,7 +33,7 @@ class Decision:
     """Why it is a dead letter; "" if it is none. What is before the first colon is counted."""
 
 
-class Branching:
+class Branching(Job):
     """Sends each record of the source to the topic of its route, where it keeps its partition and its order."""
 
     def __init__(
@@ -58,9 +58,6 @@ class Branching:
         self.outputs = [Output(topic, keeps_partition=True) for topic in routes.values()]
         self.counted = list(routes)
         self.usual_record = usual_record(members)
-
-    def assigned(self, committed: Mapping[TopicPartition, int]) -> None:
-        """Do nothing: there is no state."""
 
     def process(self, portion: Portion, out: Out) -> None:
         """Write each record to the topic of its route, in the partition that it comes from."""

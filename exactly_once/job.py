@@ -4,7 +4,7 @@ import socket
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 from kafka import TopicPartition
 from kafka.partitioner.default import murmur2
@@ -160,29 +160,25 @@ class Out:
         return sum(len(written.batch.data) for written in self.batches)
 
 
-class Job(Protocol):
-    """What is decided. All calls come from one thread at a time, never while another one is under way.
+class Job:
+    """What is decided; a service derives its own. All calls come one at a time, but not all from the same thread.
 
     What it writes is committed with the input's offsets, or never: after a failure or a rebalance the same records
     come again. So it keeps no state beyond a call, except what `assigned` begins afresh.
     """
 
-    @property
-    def inputs(self) -> Sequence[Input]:
-        """What is read. Its first topic decides how many partitions there are."""
-
-    @property
-    def outputs(self) -> Sequence[Output]:
-        """What is written."""
-
-    @property
-    def counted(self) -> Sequence[str]:
-        """The names in `Out.counts`, as the log shows them."""
+    inputs: Sequence[Input]
+    """What is read. Its first topic decides how many partitions there are."""
+    outputs: Sequence[Output]
+    """What is written."""
+    counted: Sequence[str]
+    """The names in `Out.counts`, as the log shows them."""
 
     def assigned(self, committed: Mapping[TopicPartition, int]) -> None:
         """Start afresh with these partitions, each with the offset before which all is committed.
 
-        Called after each rebalance, between two portions. Must not block for long: the group waits for it.
+        Called after each rebalance, between two portions. Must not block for long: the group waits for it. A job
+        without state leaves it as it is.
         """
 
     def process(self, portion: Portion, out: Out) -> None:
@@ -191,3 +187,4 @@ class Job(Protocol):
         Called in a thread of its own while Kafka commits the previous portion. Must not block, and must not raise for
         anything that a record may hold: an error ends the process, which reads the same records again.
         """
+        raise NotImplementedError

@@ -12,7 +12,7 @@ from hashlib import sha256
 from kafka import TopicPartition
 
 from detector.rule import FRAUD_AMOUNT
-from exactly_once import Input, Out, Output, Portion, Record, run
+from exactly_once import Input, Job, Out, Output, Portion, Record, run
 from service.log import log
 from service.settings import ConfigurationError, Environment
 from smurfing.rings import GRACE_MS, HOUR_MS, Receivers, Ring, Transfer, parse_transfer
@@ -20,7 +20,7 @@ from smurfing.rings import GRACE_MS, HOUR_MS, Receivers, Ring, Transfer, parse_t
 AMOUNT = r"[1-9][0-9]{0,11}"
 
 
-class Smurfing:
+class Smurfing(Job):
     """Forwards candidates, and counts those of its own partitions."""
 
     counted = ("frauds", "candidates", "alerts")

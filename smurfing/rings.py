@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from detector.rule import DECODER, InvalidTransaction, parse_amount
+from detector.rule import InvalidTransaction, parse
 
 HOUR_MS = 3_600_000
 GRACE_MS = 24 * HOUR_MS
@@ -50,11 +50,11 @@ class Ring(NamedTuple):
 def parse_transfer(value: bytes | memoryview | None, amount: float) -> Transfer | None:
     """Return the transfer that a record's value holds, or None if it holds none of exactly this amount."""
     try:
-        if parse_amount(value) != amount:
-            return None
+        transaction = parse(value)
     except InvalidTransaction:
         return None
-    transaction = DECODER.decode(str(value or b"", "utf-8"))
+    if transaction["amount"] != amount:
+        return None
     return Transfer(_name(transaction["source"]), _name(transaction["target"]), transaction["currency"].upper())
 
 
