@@ -1,6 +1,6 @@
 """What is wrong when Kafka fails, and what to do about it."""
 
-import socket
+import re
 import traceback
 
 from kafka import KafkaAdminClient
@@ -9,7 +9,7 @@ from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from exactly_once.job import Job, Member
 from exactly_once.kafka_python import advertised_addresses
 from exactly_once.topics import check_permissions, topics_of
-from service.refusal import refusal
+from service.refusal import refusal, unreachable
 
 INTERNAL_TOPICS = {
     "__transaction_state": "transaction.state.log.replication.factor",
@@ -17,14 +17,8 @@ INTERNAL_TOPICS = {
 }
 """Kafka creates them on demand once it has as many brokers as these broker settings say."""
 
-WORTH_ASKING = (
-    "IllegalSaslStateError",
-    "KafkaConnectionError",
-    "KafkaTimeoutError",
-    "NodeNotReadyError",
-    "SaslAuthenticationFailedError",
-    "TopicAuthorizationFailedError",
-    "UnknownTopicOrPartitionError",
+WORTH_ASKING = re.compile(
+    "IllegalSaslState|KafkaConnection|KafkaTimeout|NodeNotReady|SaslAuthentication|TopicAuthorization|UnknownTopic"
 )
 """Errors that do not name their cause."""
 
@@ -48,7 +42,7 @@ def explain(error: Exception, member: Member, job: Job) -> str:
         return f"no permission for READ on the group {member.group}: allow it to the user"
     if "TransactionalIdAuthorizationFailedError" in text:
         return f"no permission for WRITE on the transactional id {member.transactional_id}: allow it to the user"
-    if isinstance(error, OSError) or any(name in text for name in WORTH_ASKING):
+    if isinstance(error, OSError) or WORTH_ASKING.search(text):
         return f"{text}. {_diagnose(member, job)}"
     return text
 
@@ -64,21 +58,13 @@ def _diagnose(member: Member, job: Job) -> str:
         does_not_answer = f"Kafka at {cluster.broker_url} (KAFKA_BROKER_URL) does not answer"
         return refusal(bootstrap, cluster.access) or does_not_answer
     addresses = advertised_addresses(admin)
-    for host, port in addresses:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-        except OSError as error:
-            return (
-                f"Kafka sends its clients to {host}:{port}, which cannot be reached ({error}):"
-                " check advertised.listeners of the broker"
-            )
-    if reason := refusal([f"{host}:{port}" for host, port in addresses], cluster.access):
+    if reason := unreachable(addresses) or refusal(addresses, cluster.access):
         return reason
     try:
         check_permissions(admin, job.inputs, job.outputs)
         existing = admin.list_topics()
     except (KafkaConnectionError, KafkaTimeoutError):
-        known = ", ".join(f"{host}:{port}" for host, port in addresses)
+        known = ", ".join(addresses)
         return f"Kafka sends its clients to {known} and does not answer there: check advertised.listeners of the broker"
     except KafkaError as error:
         return explain(error, member, job)

@@ -135,17 +135,19 @@ class Out:
 
         It goes to the partition of its key, or without a key to the one that its cause came from.
         """
-        partitions = self.targets[topic].partitions
-        partition = source.partition % partitions if key is None else (murmur2(key) & 0x7FFFFFFF) % partitions
-        columns = self._records[TopicPartition(topic, partition), source]
-        columns.add(cause.offset, cause.timestamp if timestamp is None else timestamp, content_of(key, value))
+        self._columns(topic, source, key).add(
+            cause.offset, cause.timestamp if timestamp is None else timestamp, content_of(key, value)
+        )
 
     def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> None:
         """Write a record as it is, but with this key, to the partition of the key."""
         length, at = read_varint(record.content, 0)
-        partition = (murmur2(key) & 0x7FFFFFFF) % self.targets[topic].partitions
         content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
-        self._records[TopicPartition(topic, partition), source].add(record.offset, record.timestamp, content)
+        self._columns(topic, source, key).add(record.offset, record.timestamp, content)
+
+    def _columns(self, topic: str, source: TopicPartition, key: bytes | None) -> Columns:
+        number = source.partition if key is None else murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
+        return self._records[TopicPartition(topic, number % self.targets[topic].partitions), source]
 
     def finish(self) -> None:
         """Encode what has been written. Called once, after the job has processed the portion."""

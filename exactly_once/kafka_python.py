@@ -138,9 +138,9 @@ async def _ask_end(manager: Any, partition: TopicPartition) -> int:
 # --- connecting ---
 
 
-def advertised_addresses(admin: KafkaAdminClient) -> list[tuple[str, int]]:
-    """Return the host and port of each broker, as the brokers advertise them."""
-    return [(broker.host, broker.port) for broker in admin._manager.cluster.brokers()]  # private
+def advertised_addresses(admin: KafkaAdminClient) -> list[str]:
+    """Return the address of each broker, as the brokers advertise them."""
+    return [f"{broker.host}:{broker.port}" for broker in admin._manager.cluster.brokers()]  # private
 
 
 def connect(client: Callable[..., Any], cluster: Cluster, stopping: Stopping, **config: object) -> Any:

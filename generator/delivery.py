@@ -1,16 +1,14 @@
 """What became of the transactions, and what the generator says about it."""
 
-import socket
 import time
 from collections import deque
 
 from kafka import KafkaProducer
-from kafka.cluster import ClusterMetadata
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 from kafka.future import Future
 
 from service.log import REPORT_SECONDS, log, touch
-from service.refusal import refusal
+from service.refusal import refusal, unreachable
 from service.settings import Cluster
 
 
@@ -86,22 +84,11 @@ def knows_topic(producer: KafkaProducer, topic: str, cluster: Cluster) -> bool:
         raise KafkaError(f"no permission for {missing}: allow it to this user") from None
     except KafkaTimeoutError:
         # Private: only this says which addresses the brokers advertise.
-        known = producer._metadata
-        if reason := refusal([f"{b.host}:{b.port}" for b in known.brokers()], cluster.access):
+        addresses = [f"{broker.host}:{broker.port}" for broker in producer._metadata.brokers()]
+        if reason := refusal(addresses, cluster.access):
             raise KafkaError(reason) from None
-        reason = unreachable(known)
-        log.warning(reason or f"Kafka does not know the topic {topic} yet: create it, if the broker does not do so")
+        log.warning(
+            unreachable(addresses)
+            or f"Kafka does not know the topic {topic} yet: create it, if the broker does not do so"
+        )
         return False
-
-
-def unreachable(known: ClusterMetadata) -> str:
-    """Return what is wrong with the first broker that cannot be connected to; "" if there is none."""
-    for broker in known.brokers():
-        try:
-            socket.create_connection((broker.host, broker.port), timeout=1).close()
-        except OSError as error:
-            return (
-                f"Kafka answers, but not at {broker.host}:{broker.port}, where it sends its clients ({error}):"
-                " check advertised.listeners of the broker"
-            )
-    return ""

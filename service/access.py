@@ -3,10 +3,7 @@
 import re
 import ssl
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
-
-from kafka import KafkaConsumer, KafkaProducer
 
 TEXT, FILE = r"[^\0\ud800-\udfff]+", ".+"  # TEXT is what UTF-8 can encode
 VARIABLES = {
@@ -29,8 +26,7 @@ NEEDED = {
     **dict.fromkeys((*PAIR, "KAFKA_SSL_PASSWORD"), PAIR),
 }
 """What a protocol or a variable requires."""
-OURS = ["KAFKA_BROKER_URL", *VARIABLES, *(f"{name}_FILE" for name in SECRETS)]
-CLIENTS = {f"KAFKA_{name}".upper() for name in (*KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG)}
+OURS = [*VARIABLES, *(f"{name}_FILE" for name in SECRETS)]
 KUBERNETES = r"KAFKA_(.*_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?"  # set if a service is named kafka or kafka-...
 
 
@@ -44,7 +40,10 @@ class Access(dict[str, object]):
 def access_from_env(environ: Mapping[str, str]) -> Access:
     """Return the settings. Raises ValueError, which quotes no secret, if one of them is wrong."""
     for name in filter(environ.get, environ):
-        _check_name(name)
+        like_ours = re.match("KAFKA_(SASL|SSL|SECURITY)_", name)
+        if like_ours and name not in OURS and not re.fullmatch(KUBERNETES, name):
+            known = ", ".join(ours for ours in OURS if ours.startswith(like_ours[0]))
+            raise ValueError(f"{name} is no variable of this service: leave it out, or take one of {known}")
     given = {name: value for name in VARIABLES if (value := _read(environ, name))}
     protocol = given.setdefault("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
     for name in given:
@@ -64,17 +63,18 @@ def access_from_env(environ: Mapping[str, str]) -> Access:
     return access
 
 
-def _check_name(name: str) -> None:
-    is_like_ours = name in CLIENTS or re.match("KAFKA_(SASL|SSL|SECURITY|BOOTSTRAP)_", name)
-    kin = [ours for ours in OURS if ours.split("_")[:2] == name.split("_")[:2]] or OURS
-    similar = get_close_matches(name, kin, 1, 0.6 if is_like_ours else 0.9) if name.startswith("KAFKA_") else []
-    if (is_like_ours or similar) and name not in OURS and not re.fullmatch(KUBERNETES, name):
-        meant = "KAFKA_BROKER_URL" if "BOOTSTRAP" in name else "".join(similar)
-        raise ValueError(f"{name} is no variable of this service: leave it out{meant and f', or is it {meant}?'}")
-
-
 def _read(environ: Mapping[str, str], name: str) -> str:
-    value, path = environ.get(name, ""), environ.get(f"{name}_FILE", "") if name in SECRETS else ""
+    if name in SECRETS:
+        return read_secret(environ, name)
+    value = environ.get(name, "")
+    if value and not re.fullmatch(VARIABLES[name], value):
+        raise ValueError(f"{name} is {value!r}: give it {VARIABLES[name].replace('|', ' or ')}")
+    return value
+
+
+def read_secret(environ: Mapping[str, str], name: str) -> str:
+    """Return the variable, or what is in the file that name_FILE names. Raises ValueError, which quotes no secret."""
+    value, path = environ.get(name, ""), environ.get(f"{name}_FILE", "")
     if value and path:
         raise ValueError(f"{name} and {name}_FILE are both set: leave one of them out")
     if path:
@@ -82,11 +82,8 @@ def _read(environ: Mapping[str, str], name: str) -> str:
             value = Path(path).read_text("utf-8", "surrogateescape").rstrip("\r\n")
         except OSError as error:
             raise ValueError(f"{name}_FILE is {path!r} ({error.strerror}): give it a file that can be read") from None
-    if (value or path) and not re.fullmatch(VARIABLES[name], value):
-        if name in SECRETS:
-            where = f"{name}_FILE is {path!r}, which" if path else name
-            raise ValueError(f"{where} is empty or not UTF-8: give it a text")
-        raise ValueError(f"{name} is {value!r}: give it {VARIABLES[name].replace('|', ' or ')}")
+    if (value or path) and not re.fullmatch(TEXT, value):
+        raise ValueError(f"{f'{name}_FILE is {path!r}, which' if path else name} is empty or not UTF-8: give it a text")
     return value
 
 

@@ -35,6 +35,18 @@ def refusal(addresses: Iterable[str], access: Mapping[str, Any]) -> str:
     return ""
 
 
+def unreachable(addresses: Iterable[str]) -> str:
+    """Return what is wrong with the first address at which nobody can be reached; "" if there is none."""
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        except OSError as error:
+            remedy = "check advertised.listeners of the broker"
+            return f"Kafka sends its clients to {address}, which cannot be reached ({error}): {remedy}"
+    return ""
+
+
 def _introduce(connection: socket.socket, host: str, access: Mapping[str, Any]) -> None:
     if not access["security_protocol"].endswith("SSL"):
         return _authenticate(connection, access)

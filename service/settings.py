@@ -4,9 +4,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from service.access import Access, access_from_env
+from service.access import Access, access_from_env, read_secret
 
 TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
 PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
@@ -82,11 +81,7 @@ class Environment:
 
     def secret(self, name: str) -> str:
         """Return the variable, or what is in the file that name_FILE names."""
-        value, path = self.environ.get(name, ""), self.environ.get(f"{name}_FILE", "")
-        if value and path:
-            raise ConfigurationError(f"{name} and {name}_FILE are both set: leave one out")
         try:
-            return (Path(path).read_text("utf-8") if path else value).strip()
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise ConfigurationError(f"{name}_FILE is {path!r} ({reason}): give it a file that can be read") from None
+            return read_secret(self.environ, name).strip()
+        except ValueError as error:
+            raise ConfigurationError(error) from None

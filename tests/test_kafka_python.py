@@ -243,7 +243,7 @@ def test_brokers_tell_where_they_are(cluster: Cluster) -> None:
     """`_manager.cluster`: the addresses are those that the brokers advertise."""
     admin = KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)
     try:
-        assert kafka_python.advertised_addresses(admin) == [("127.0.0.1", cluster.brokers[0].port)]
+        assert kafka_python.advertised_addresses(admin) == [f"127.0.0.1:{cluster.brokers[0].port}"]
     finally:
         admin.close()
 
