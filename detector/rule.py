@@ -50,7 +50,7 @@ def decide(value: bytes | memoryview | None) -> Decision:
 
 
 def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:
-    """Return where values belong that have MEMBERS, with these amounts."""
+    """Decide on many values of the usual form, by the bytes of each amount: what the group in MEMBERS has matched."""
     return [IS_FRAUD if amount >= FRAUD_AMOUNT else IS_LEGIT for amount in map(float, amounts)]
 
 

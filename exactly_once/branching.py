@@ -11,7 +11,7 @@ from kafka import TopicPartition
 
 from exactly_once.decoding import NO_HEADERS_AT, NOTHING, decode
 from exactly_once.encoding import Columns, Headers, OutputBatch, add_headers, batch_bytes, encode
-from exactly_once.job import Input, Job, Out, Output, Portion, Written
+from exactly_once.job import Input, Job, Out, Outgoing, Output, Portion
 from exactly_once.unpacking import Chunk
 from exactly_once.varints import NUMBER, VARINT, Bytes
 
@@ -69,17 +69,17 @@ class Branching(Job):
                 time.sleep(0)  # lets the other threads take what Kafka has answered
             for route, written in batches.items():
                 target = TopicPartition(self.routes[route], source.partition)
-                out.batches += (Written(target, batch, source) for batch in written)
+                out.batches += (Outgoing(target, batch, source) for batch in written)
                 out.counts[route] += sum(len(batch.offsets) for batch in written)
 
     def branch(self, chunk: Chunk, source: TopicPartition, out: Out, batches: Batches) -> None:
         """Append the records of a chunk to the batches of their routes."""
-        found = self._find_usual(chunk) or self._find(chunk, source, out)
+        found = self._branch_usual(chunk) or self._branch_each(chunk, source, out)
         # Not once for all chunks: these records are still in the CPU's cache, which saves a seventh of the time.
         for route, records in found:
             encode(records, out.targets[self.routes[route]].max_message_bytes, batches[route])
 
-    def _find_usual(self, chunk: Chunk) -> list[tuple[str, Columns]]:
+    def _branch_usual(self, chunk: Chunk) -> list[tuple[str, Columns]]:
         # Returns nothing unless all records have the usual form. A value may imitate records, so matches count only if
         # lengths, total size and number fit the chunk. Up to 2**62, adding a delta cannot overflow 64 bits.
         offsets = range(chunk.first_offset, chunk.next_offset)
@@ -114,7 +114,7 @@ class Branching(Job):
             found.append((decision.route, columns))
         return found
 
-    def _find(self, chunk: Chunk, source: TopicPartition, out: Out) -> Iterable[tuple[str, Columns]]:
+    def _branch_each(self, chunk: Chunk, source: TopicPartition, out: Out) -> Iterable[tuple[str, Columns]]:
         found = {route: Columns([], [], []) for route in self.routes}
         for record in decode(chunk):
             decision = self._dead(record.problem) if record.problem else self.decide(record.value)

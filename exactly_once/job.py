@@ -97,7 +97,7 @@ class Target(NamedTuple):
         return f"bad time: {timestamp} is below -1 for the compression.type" if timestamp < self.least_timestamp else ""
 
 
-class Written(NamedTuple):
+class Outgoing(NamedTuple):
     """A batch that is to be written."""
 
     target: TopicPartition
@@ -117,7 +117,7 @@ class Out:
     """What the service reports, by name."""
     reasons: list[str] = field(default_factory=list)
     """The reasons of the dead letters."""
-    batches: list[Written] = field(default_factory=list)
+    batches: list[Outgoing] = field(default_factory=list)
     _records: defaultdict[tuple[TopicPartition, TopicPartition], Columns] = field(
         default_factory=lambda: defaultdict(lambda: Columns([], [], []))
     )
@@ -153,7 +153,7 @@ class Out:
         """Encode what has been written. Called once, after the job has processed the portion."""
         for (target, source), columns in self._records.items():
             for batch in encode(columns, self.targets[target.topic].max_message_bytes):
-                self.batches.append(Written(target, batch, source))
+                self.batches.append(Outgoing(target, batch, source))
         self._records.clear()
 
     @property

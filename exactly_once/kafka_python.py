@@ -90,7 +90,7 @@ def write_whole_batch(producer: KafkaProducer, topic: str, partition: int, outpu
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
 
 
-def begin_transaction(
+def begin_with_offsets(
     producer: KafkaProducer, partitions: Iterable[TopicPartition], offsets: Offsets, group: ConsumerGroupMetadata
 ) -> TransactionalRequestResult:
     """Begin a transaction in these partitions that commits these offsets, without waiting. Raises KafkaError."""

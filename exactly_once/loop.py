@@ -73,19 +73,21 @@ class Loop:
         In a backlog, the next portion is processed while Kafka commits what follows from the previous one.
         """
         processor = ThreadPoolExecutor(max_workers=1)
-        waiting: Out | None = None  # processed, not committed yet
+        processed: Out | None = None  # not committed yet
         while not self.stopping.is_set:
             self.stopping.rearm(TURN_SECONDS)
-            portion = self.consumer.read(wait=not waiting)
-            if waiting and waiting.group == portion.group:
+            portion = self.consumer.read(wait=not processed)
+            if processed and processed.group != portion.group:
+                processed = None  # a rebalance: its records are read again, by whoever owns them by now
+            if processed:
                 processing = processor.submit(self.process, portion)
-                self.commit(waiting)
-                waiting = processing.result()
-            else:  # none, or dropped in a rebalance: then its records are read again, by whoever owns them by then
-                waiting = self.process(portion)
-            if not waiting or not LEAST_OVERLAP_BYTES <= waiting.size < MOST_OVERLAP_BYTES:
-                self.commit(waiting)
-                waiting = None
+                self.commit(processed)
+                processed = processing.result()
+            else:
+                processed = self.process(portion)
+            if processed and not LEAST_OVERLAP_BYTES <= processed.size < MOST_OVERLAP_BYTES:
+                self.commit(processed)
+                processed = None
             self.report()
 
     def process(self, portion: Portion) -> Out | None:
@@ -99,15 +101,14 @@ class Loop:
             raise KafkaError("something follows from records that are not to be committed")
         return out if out.offsets else None
 
-    def commit(self, out: Out | None) -> None:
-        """Write, commit and count what follows from a portion, if anything. Raises KafkaError."""
-        if out:
-            start = time.monotonic()
-            self.producer.commit(out)
-            self.consumer.places.note(out.offsets)
-            self.counts += out.counts
-            if self.metrics:
-                self.metrics.observe(out, time.monotonic() - start)
+    def commit(self, out: Out) -> None:
+        """Write, commit and count what a portion has led to. Raises KafkaError."""
+        start = time.monotonic()
+        self.producer.commit(out)
+        self.consumer.places.note(out.offsets)
+        self.counts += out.counts
+        if self.metrics:
+            self.metrics.observe(out, time.monotonic() - start)
 
     def report(self, is_last: bool = False) -> None:
         """Write the line of counters every few seconds, and the heartbeat if there is progress or nothing to do."""

@@ -81,8 +81,8 @@ class Places:
     def reposition(self, places: Mapping[TopicPartition, OffsetAndMetadata | None]) -> None:
         """Go on at these places, or at the beginnings. Raises KafkaError.
 
-        Kafka does not have what follows the positions of these partitions. What is read next is not what follows from
-        what was read, so that the new position is to be committed: that is why read_to stays, or becomes, lower.
+        Kafka does not have the records at the positions of these partitions. As the next ones are others than expected,
+        their place has to be committed even before them: that is why read_to stays, or becomes, lower.
         """
         beginnings = self.client.beginning_offsets(self.positions.keys() & places, timeout_ms=ANSWER_MS)
         for partition, beginning in beginnings.items():

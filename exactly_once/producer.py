@@ -8,7 +8,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata
 
 from exactly_once.job import Out
-from exactly_once.kafka_python import begin_transaction, connect, write_whole_batch
+from exactly_once.kafka_python import begin_with_offsets, connect, write_whole_batch
 from exactly_once.topics import open_partitions
 from service.settings import Cluster
 from service.stopping import Stopping
@@ -63,9 +63,9 @@ class Producer:
         # transaction of this transactional id that takes part in the same partitions, and is aborted, reaches them. No
         # reader has seen the records, so they are read and written again. This transaction sends no offsets, but takes
         # part in the partition where Kafka keeps those of the group.
-        if not begin_transaction(self.client, partitions, {}, ConsumerGroupMetadata(group)).wait(START_MS):
+        if not begin_with_offsets(self.client, partitions, {}, ConsumerGroupMetadata(group)).wait(START_MS):
             raise KafkaTimeoutError(f"no answer about the offsets of {group}")
-        with self.stopping.deadline(TRANSACTION_SECONDS):
+        with self.stopping.exit_unless_done(TRANSACTION_SECONDS):
             self.client.abort_transaction()
 
     def commit(self, out: Out) -> None:
@@ -73,11 +73,11 @@ class Producer:
 
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
-        with self.stopping.deadline(TRANSACTION_SECONDS):  # not all calls below have a timeout of their own
+        with self.stopping.exit_unless_done(TRANSACTION_SECONDS):  # not all calls below have a timeout of their own
             offsets = {partition: OffsetAndMetadata(offset, OURS) for partition, offset in out.offsets.items()}
             # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
             # _abort_again), this one's does.
-            begun = begin_transaction(self.client, self.previous, offsets, out.group)
+            begun = begin_with_offsets(self.client, self.previous, offsets, out.group)
             batches = [(write_whole_batch(self.client, *target, batch), s) for target, batch, s in out.batches]
             begun.wait()
             self.client.flush(timeout=FLUSH_SECONDS)

@@ -24,8 +24,8 @@ CHUNK_BYTES = 1024 * 1024
 CHUNK_RECORDS = 30_000
 
 MAX_RECORD_BYTES = 1024 * 1024
-"""A record with a larger key, value and headers, counted together, is skipped, and not a transaction. Kafka's own
-default allows producers as much, and a decision takes up to 60 times the record's memory."""
+"""A record with a larger key, value and headers, counted together, is skipped. Kafka's own default allows producers as
+much, and to decide on a value can take up to 60 times its memory."""
 
 FRAMING_BYTES = 36
 """The most that a record's numbers take besides: its length, two deltas, and the lengths of key, value and headers."""
@@ -57,9 +57,9 @@ class Chunk(NamedTuple):
 
 def unpack(fetched: Mapping[TopicPartition, Iterable[Any]]) -> Iterator[tuple[TopicPartition, Chunk]]:
     """Yield all that a consumer of whole batches has fetched, unpacking each chunk when it is asked for."""
-    for partition, records in fetched.items():
-        for record in records:
-            for chunk in chunks(*record.value):
+    for partition, carriers in fetched.items():
+        for carrier in carriers:  # what the client takes for a record carries a batch: see whole_batches.py
+            for chunk in chunks(*carrier.value):
                 yield partition, chunk
 
 
@@ -163,7 +163,7 @@ class _Stream:
 
 def too_large(size: int) -> str:
     """Return the problem of a record of so many bytes."""
-    return f"too large: {size:,} bytes, and a transaction has up to {MAX_RECORD_BYTES:,}"
+    return f"too large: {size:,} bytes, and a record may have {MAX_RECORD_BYTES:,}"
 
 
 def offset_of(chunk: Chunk, offset_delta: int, previous: int, highest: int) -> int:

@@ -36,8 +36,8 @@ class Stopping:
         self.rearm(seconds)
 
     @contextmanager
-    def deadline(self, seconds: float) -> Iterator[None]:
-        """Give the block so many seconds, and what follows as many as there were before."""
+    def exit_unless_done(self, seconds: float) -> Iterator[None]:
+        """End the process unless the block is done within so many seconds. What comes after has as many as it had before."""
         before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             yield

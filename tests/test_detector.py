@@ -96,7 +96,7 @@ def test_a_dead_letter_at_the_size_limit_gets_through(pipeline: Pipeline) -> Non
         pipeline.drain()
         detector.check()
     dead = pipeline.read(pipeline.dead_letter)
-    said = f"bytes, and {pipeline.dead_letter} takes {limit:,} (max.message.bytes)"
+    said = f"bytes, more than the {limit:,} of max.message.bytes of {pipeline.dead_letter}"
     exceptions = set()
     for offset, (record, found) in enumerate(zip(written, dead, strict=True)):
         by_reference = found.value is None

@@ -282,7 +282,7 @@ INCIDENTS = {
                 ("InvalidTransaction", 1),
                 ("RecordTooLarge", 1),
             ],
-            {0: "too large: 105,906,182 bytes, and a transaction has up to 1,048,576"},
+            {0: "too large: 105,906,182 bytes, and a record may have 1,048,576"},
         )
         for codec in ("gzip", "zstd")
     },

@@ -209,7 +209,7 @@ def test_offsets_go_with_the_transaction(producer: KafkaProducer, pipeline: Pipe
     while not group.assignment():
         group.poll(100)
     (place,) = group.assignment()
-    assert kafka_python.begin_transaction(producer, [], {place: OffsetAndMetadata(7)}, group.group_metadata()).wait(
+    assert kafka_python.begin_with_offsets(producer, [], {place: OffsetAndMetadata(7)}, group.group_metadata()).wait(
         60_000
     )
     producer.commit_transaction()
@@ -217,7 +217,7 @@ def test_offsets_go_with_the_transaction(producer: KafkaProducer, pipeline: Pipe
     stale = group.group_metadata()._replace(generation_id=group.group_metadata().generation_id + 1)
     assert isinstance(stale, ConsumerGroupMetadata)
     with pytest.raises(KafkaError):
-        kafka_python.begin_transaction(producer, [], {place: OffsetAndMetadata(8)}, stale).wait(60_000)
+        kafka_python.begin_with_offsets(producer, [], {place: OffsetAndMetadata(8)}, stale).wait(60_000)
     group.close()
 
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from detector import app
 from exactly_once import Branching, Out, Portion, run
 from exactly_once.encoding import OutputBatch
-from exactly_once.job import Written
+from exactly_once.job import Outgoing
 from exactly_once.unpacking import HEADER
 
 
@@ -21,7 +21,7 @@ def hand_on(self: Branching, portion: Portion, out: Out) -> None:
         for chunk in chunks:
             times, data = [chunk.base_timestamp] * 2, bytearray(HEADER.size) + chunk.records
             offsets = list(range(chunk.first_offset, chunk.next_offset))
-            out.batches.append(Written(target, OutputBatch(*times, offsets, data), source))
+            out.batches.append(Outgoing(target, OutputBatch(*times, offsets, data), source))
 
 
 Branching.process = hand_on

@@ -241,7 +241,7 @@ def chunk_of(records: Sequence[bytes], base_timestamp: int = 0, position: int = 
 def branched(chunk: Chunk, *, fast: bool) -> dict[str, list[OutputBatch]]:
     """Return what is written to each route, with or without the short cut."""
     written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
-    with patch.object(JOB, "_find_usual", JOB._find_usual if fast else lambda _: []):
+    with patch.object(JOB, "_branch_usual", JOB._branch_usual if fast else lambda _: []):
         JOB.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
     return written
 
@@ -299,7 +299,7 @@ def test_headers_of_a_rule_are_added_on_both_ways() -> None:
     for records in ([usual, usual], [usual, other]):
         written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
         chunk = chunk_of(records)
-        assert bool(job._find_usual(chunk)) == (other not in records)
+        assert bool(job._branch_usual(chunk)) == (other not in records)
         job.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
         (batch,) = written["fraud"]
         assert [record.headers for record in read_by_client(finished(batch))] == [(("rule", b"amount"),)] * 2
@@ -487,7 +487,7 @@ def test_a_large_record_is_passed_over_in_the_stream(codec: str) -> None:
     tracemalloc.stop()
     assert [(r.offset, r.timestamp, r.problem) for r in found] == [
         (7, 0, ""),
-        (9, 3, "too large: 30,000,006 bytes, and a transaction has up to 1,048,576"),
+        (9, 3, "too large: 30,000,006 bytes, and a record may have 1,048,576"),
         (10, 0, ""),
     ]
     assert peak < (8_000_000 if codec != "snappy" else 100_000_000)
