@@ -11,7 +11,7 @@ from kafka.partitioner.default import murmur2
 from kafka.structs import ConsumerGroupMetadata
 
 from exactly_once.decoding import Record, decode
-from exactly_once.encoding import Columns, OutputBatch, content_of, encode
+from exactly_once.encoding import Columns, OutputBatch, batch_bytes, content_of, encode
 from exactly_once.unpacking import Chunk
 from exactly_once.varints import VARINT, read_varint
 from service.settings import Cluster, Environment
@@ -94,7 +94,10 @@ class Target(NamedTuple):
         """Return why a record does not get into the topic, by the size of a batch with nothing else; "" if it does."""
         if batch_bytes > self.max_message_bytes:
             return f"too large: {batch_bytes:,} bytes, more than the {self.max_message_bytes:,} of max.message.bytes"
-        return f"bad time: {timestamp} is below -1 for the compression.type" if timestamp < self.least_timestamp else ""
+        is_in_range = self.least_timestamp <= timestamp < 2**63
+        return (
+            "" if is_in_range else f"bad time: {timestamp} is more than 64 bits, or below -1 for the compression.type"
+        )
 
 
 class Outgoing(NamedTuple):
@@ -127,27 +130,35 @@ class Out:
         topic: str,
         source: TopicPartition,
         cause: Record,
-        value: bytes | None,
+        *,
         key: bytes | None = None,
+        value: bytes | None,
         timestamp: int | None = None,
-    ) -> None:
+    ) -> str:
         """Write a record that follows from another, with its timestamp unless one is given.
 
-        It goes to the partition of its key, or without a key to the one that its cause came from.
+        It goes to the partition of its key, or without a key to the one that its cause came from. Returns why the topic
+        does not take it, and then it is not written; "" if it is.
         """
-        self._columns(topic, source, key).add(
-            cause.offset, cause.timestamp if timestamp is None else timestamp, content_of(key, value)
-        )
+        time = cause.timestamp if timestamp is None else timestamp
+        return self._write(topic, source, key, cause.offset, time, content_of(key, value))
 
-    def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> None:
-        """Write a record as it is, but with this key, to the partition of the key."""
+    def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> str:
+        """Write a record as it is, but with this key, to the partition of the key. Returns what `write` does."""
         length, at = read_varint(record.content, 0)
         content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
-        self._columns(topic, source, key).add(record.offset, record.timestamp, content)
+        return self._write(topic, source, key, record.offset, record.timestamp, content)
 
-    def _columns(self, topic: str, source: TopicPartition, key: bytes | None) -> Columns:
-        number = source.partition if key is None else murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
-        return self._records[TopicPartition(topic, number % self.targets[topic].partitions), source]
+    def _write(
+        self, topic: str, source: TopicPartition, key: bytes | None, offset: int, timestamp: int, content: bytes
+    ) -> str:
+        target, number = self.targets[topic], source.partition
+        if key is not None:
+            number = murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
+        if not (refusal := target.refusal(batch_bytes(content), timestamp)):
+            partition = TopicPartition(topic, number % target.partitions)
+            self._records[partition, source].add(offset, timestamp, content)
+        return refusal
 
     def finish(self) -> None:
         """Encode what has been written. Called once, after the job has processed the portion."""

@@ -95,7 +95,14 @@ class Loop:
         if not (portion.offsets or portion.chunks):
             return None
         out = Out(portion.offsets, portion.group, self.targets)
-        self.job.process(portion, out)
+        try:
+            self.job.process(portion, out)
+        except Exception:
+            starts = [
+                f"{p.topic}[{p.partition}] from offset {found[0].first_offset}" for p, found in portion.chunks.items()
+            ]
+            log.error("The job fails, and will again, on a record of %s", ", ".join(starts))
+            raise
         out.finish()
         if out.batches and not out.offsets:
             raise KafkaError("something follows from records that are not to be committed")
@@ -159,9 +166,9 @@ def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
         exit_code = 2
     except Exception as error:  # the client can raise anything, and a traceback helps nobody
         stopping.rearm(TURN_SECONDS)
-        log.error(
-            "Kafka failed, ending; a restart continues from the committed offsets: %s", explain(error, member, job)
-        )
+        what = "Kafka failed" if isinstance(error, KafkaError | OSError) else "An error in the code"
+        reason = explain(error, member, job)
+        log.error("%s, ending; a restart continues from the committed offsets: %s", what, reason)
         exit_code = 1
     stopping.finish(exit_code, CLOSE_SECONDS)
     if loop:  # last, as it may hang

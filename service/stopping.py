@@ -37,7 +37,7 @@ class Stopping:
 
     @contextmanager
     def exit_unless_done(self, seconds: float) -> Iterator[None]:
-        """End the process unless the block is done within so many seconds. What comes after has as many as it had before."""
+        """End the process unless the block is done within so many seconds. What comes after has as many as before."""
         before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             yield

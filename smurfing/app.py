@@ -60,7 +60,8 @@ class Smurfing(Job):
             out.counts["frauds" if source.topic == self.frauds else "candidates"] += 1
             if transfer := parse_transfer(record.value, self.amount):
                 if source.topic == self.frauds:
-                    out.forward(self.candidates, source, record, transfer.target)
+                    if refusal := out.forward(self.candidates, source, record, transfer.target):
+                        log.warning("%s[%d]: offset %d is not counted, %s", *source, record.offset, refusal)
                 else:
                     self.count(source, record, transfer, out)
 
@@ -68,7 +69,8 @@ class Smurfing(Job):
         """Count a candidate, and write the alerts that follow if it has not been counted before."""
         rings = self.receivers[source].add(transfer, record.timestamp)
         for ring in rings if record.offset >= self.committed[source] else ():
-            out.write(self.alerts, source, record, self.alert(transfer, ring), transfer.target, int(time.time() * 1000))
+            value, now = self.alert(transfer, ring), int(time.time() * 1000)
+            out.write(self.alerts, source, record, key=transfer.target, value=value, timestamp=now)
             out.counts["alerts"] += 1
 
     def alert(self, transfer: Transfer, ring: Ring) -> bytes:

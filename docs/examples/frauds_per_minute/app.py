@@ -31,7 +31,7 @@ class FraudsPerMinute(Job):
                 out.counts["others"] += 1
         for (minute, currency), frauds in found.items():
             value = json.dumps({"minute": minute, "currency": currency, "frauds": len(frauds)}).encode()
-            out.write(self.outputs[0].topic, *frauds[-1], value, key=f"{minute} {currency}".encode())
+            out.write(self.outputs[0].topic, *frauds[-1], key=f"{minute} {currency}".encode(), value=value)
             out.counts["frauds"] += len(frauds)
 
 
