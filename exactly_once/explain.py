@@ -6,8 +6,9 @@ import traceback
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
-from exactly_once.job import Job, Member
+from exactly_once.job import Job
 from exactly_once.kafka_python import advertised_addresses
+from exactly_once.member import Member
 from exactly_once.topics import check_permissions, topics_of
 from service.refusal import refusal, unreachable
 

@@ -1,10 +1,9 @@
 """What a service gives to the engine, and what passes between them."""
 
-import socket
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from kafka import TopicPartition
 from kafka.partitioner.default import murmur2
@@ -14,7 +13,6 @@ from exactly_once.decoding import Record, decode
 from exactly_once.encoding import Columns, OutputBatch, batch_bytes, content_of, encode
 from exactly_once.unpacking import Chunk
 from exactly_once.varints import VARINT, read_varint
-from service.settings import Cluster, Environment
 
 
 class Input(NamedTuple):
@@ -35,33 +33,6 @@ class Output(NamedTuple):
     """What it is to have when it is created, beyond what every output has."""
     keeps_partition: bool = False
     """Whether a record goes to the partition that it came from. Then it gets more partitions when the input does."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """Who a process is to Kafka."""
-
-    cluster: Cluster
-    group: str
-    """Instances of a group share the partitions."""
-    transactional_id: str
-    """Unique per instance, stable across restarts, so that Kafka aborts what this instance left open."""
-    heartbeat_file: str
-    """Touched every few seconds for the container's health check; empty for none."""
-    metrics_port: int
-    """The port that Prometheus scrapes; 0 for no metrics."""
-
-    @classmethod
-    def from_env(cls, environment: Environment, group: str) -> Self:
-        """Read the variables that every job has. Raises ConfigurationError."""
-        group = environment.name("CONSUMER_GROUP", group)
-        return cls(
-            environment.cluster(),
-            group,
-            environment.name("TRANSACTIONAL_ID", f"{group}-{socket.gethostname()}"),
-            environment.heartbeat_file(),
-            environment.metrics_port(),
-        )
 
 
 class Portion(NamedTuple):

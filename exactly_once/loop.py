@@ -15,8 +15,9 @@ from kafka.errors import KafkaError
 
 from exactly_once.consumer import PORTION_BYTES, Consumer
 from exactly_once.explain import explain
-from exactly_once.job import Job, Member, Out, Portion
+from exactly_once.job import Job, Out, Portion
 from exactly_once.kafka_python import connect
+from exactly_once.member import Member
 from exactly_once.producer import Producer
 from exactly_once.progress import Progress
 from exactly_once.topics import prepare_topics, topics_of

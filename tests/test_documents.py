@@ -133,7 +133,7 @@ def variables_of(service: str) -> set[str]:
     """Return the names that a service looks up: itself, through `Environment`, or in the engine if it is a job."""
     files = [ROOT / service / "app.py", ROOT / "service/settings.py"]
     if re.search(r"^from exactly_once import .*\brun\b", files[0].read_text(), re.M):
-        files.append(ROOT / "exactly_once/job.py")
+        files.append(ROOT / "exactly_once/member.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     names = {
         node.args[0].value

@@ -7,7 +7,7 @@ from kafka.errors import KafkaError, ProducerFencedError
 
 from exactly_once import Branching, Decision
 from exactly_once.explain import explain
-from exactly_once.job import Member
+from exactly_once.member import Member
 from service.settings import Environment
 
 ENVIRONMENT = Environment({"KAFKA_BROKER_URL": "localhost:1", "TRANSACTIONAL_ID": "this-one"})
