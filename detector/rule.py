@@ -44,14 +44,19 @@ class InvalidTransaction(ValueError):
 def decide(value: bytes | memoryview | None) -> Decision:
     """Return where a record with this value belongs. Raises nothing."""
     try:
-        return IS_FRAUD if parse(value)["amount"] >= FRAUD_AMOUNT else IS_LEGIT
+        return decide_amount(parse(value)["amount"])
     except InvalidTransaction as invalid:
         return Decision(DEAD_LETTER, reason=str(invalid))
 
 
 def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:
     """Decide on many values of the usual form, by the bytes of each amount: what the group in MEMBERS has matched."""
-    return [IS_FRAUD if amount >= FRAUD_AMOUNT else IS_LEGIT for amount in map(float, amounts)]
+    return list(map(decide_amount, map(float, amounts)))
+
+
+def decide_amount(amount: float) -> Decision:
+    """Return where a transaction of this amount belongs."""
+    return IS_FRAUD if amount >= FRAUD_AMOUNT else IS_LEGIT
 
 
 def parse(value: bytes | memoryview | None) -> dict[str, Any]:

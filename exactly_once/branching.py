@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, repeat
-from operator import add, is_, sub
+from operator import add, sub
 
 from kafka import TopicPartition
 
@@ -17,6 +17,9 @@ from exactly_once.varints import NUMBER, VARINT, Bytes
 
 NOT_THERE = {"too large": "RecordTooLarge", "cannot be read": "CorruptRecord", "bad time": "InvalidTimestamp"}
 """Why a dead letter has neither key nor value, but refers to the input, and the exception that its headers name."""
+
+MOST_KINDS = 16
+"""A rule that has more decisions than this for a chunk decides on each record by itself."""
 
 Batches = Mapping[str, list[OutputBatch]]
 """Per route, what is to be written."""
@@ -102,16 +105,17 @@ class Branching(Job):
         if min(timestamps) < -1:  # perhaps not every output takes it
             return []
         decisions = self.decide_usual(deciding)
+        kinds = set(decisions)
+        if len(kinds) > MOST_KINDS or any(kind.reason or header_bytes(kind.headers) > 4096 for kind in kinds):
+            return []
+        all_contents: list[Bytes] = list(contents)
+        for kind in kinds:
+            for i in (i for i, decision in enumerate(decisions) if decision is kind) if kind.headers else ():
+                all_contents[i] = add_headers(contents[i], len(contents[i]) - 1, kind.headers)
         found = []
-        for decision in set(decisions):
-            is_its = list(map(is_, decisions, repeat(decision)))
-            columns = Columns(*(list(compress(column, is_its)) for column in (offsets, timestamps, contents)))
-            if decision.headers:
-                with_headers: list[Bytes] = [
-                    add_headers(content, len(content) - 1, decision.headers) for content in columns.contents
-                ]
-                columns = columns._replace(contents=with_headers)
-            found.append((decision.route, columns))
+        for route in {kind.route for kind in kinds}:
+            is_its = list(map({kind for kind in kinds if kind.route == route}.__contains__, decisions))
+            found.append((route, Columns(*(list(compress(c, is_its)) for c in (offsets, timestamps, all_contents)))))
         return found
 
     def _branch_each(self, chunk: Chunk, source: TopicPartition, out: Out) -> Iterable[tuple[str, Columns]]:
@@ -148,6 +152,11 @@ def usual_record(members: Mapping[str, bytes]) -> re.Pattern[bytes]:
     value = rb"\{%b\}" % rb", ?+".join(rb'"%b": ?+%b' % (name.encode(), form) for name, form in members.items())
     content = rb"%b(%b)%b%b" % (null, length, value, none)
     return re.compile(rb"(%b)(\x00(%b)%b(%b))" % (length, varint % 4, varint % 4, content), re.DOTALL)
+
+
+def header_bytes(headers: Headers) -> int:
+    """Return how large the headers are, but for their lengths."""
+    return sum(len(name) + len(value) for name, value in headers)
 
 
 def errors(reason: str, source: TopicPartition, offset: int) -> Headers:

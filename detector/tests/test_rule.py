@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detector.rule import DEAD_LETTER, FRAUD, IS_FRAUD, IS_LEGIT, LEGIT, decide
+from detector.rule import DEAD_LETTER, FRAUD, IS_FRAUD, IS_LEGIT, LEGIT, decide, decide_usual
 from detector.tests.corpus import CORPUS
 
 ROUTES = {"legit": LEGIT, "fraud": FRAUD, "dead_letter": DEAD_LETTER}
@@ -76,6 +76,14 @@ def test_what_laxer_decoders_take_is_a_dead_letter(value: bytes) -> None:
 def test_escapes_and_foreign_digits_in_strings_are_fine(value: bytes) -> None:
     """What looks like a bad escape or a bad digit is none where the string allows it."""
     assert decide(transaction(note="HERE").replace(b'"HERE"', value)).route == LEGIT
+
+
+@given(st.lists(st.decimals(1, 10**15, places=2) | st.sampled_from([900, 899.99, 1, 10**14]), min_size=1))
+def test_many_values_of_the_usual_form_are_decided_alike(amounts: list[object]) -> None:
+    """The rule for many amounts at once is the rule for each value."""
+    spelled = [str(amount).encode() for amount in amounts]
+    values = [b'{"source": "a", "target": "b", "amount": %b, "currency": "EUR"}' % amount for amount in spelled]
+    assert decide_usual(spelled) == [decide(value) for value in values]
 
 
 def test_a_reason_is_short() -> None:

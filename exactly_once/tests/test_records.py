@@ -268,7 +268,7 @@ def hostile_bodies(draw: st.DrawFn) -> bytes:
     return body
 
 
-@settings(max_examples=3000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
 @given(hostile_bodies(), st.integers(0, 6), st.sampled_from([0, 10**12, 2**62, 2**63 - 1, -(2**63)]))
 def test_the_short_cut_agrees_with_the_decoder(body: bytes, record_count: int, base_timestamp: int) -> None:
     """Whatever the bytes are made to look like: where the pattern has an answer, it is that of the decoder."""
@@ -303,6 +303,30 @@ def test_headers_of_a_rule_are_added_on_both_ways() -> None:
         job.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
         (batch,) = written["fraud"]
         assert [record.headers for record in read_by_client(finished(batch))] == [(("rule", b"amount"),)] * 2
+
+
+def test_two_decisions_for_one_route_keep_the_order() -> None:
+    """Some records of a route get a header and some do not: on both ways each stays where it was among the others."""
+    marked, plain = Decision("fraud", headers=[(b"rule", b"large")]), Decision("fraud")
+    job = Branching(
+        source="in",
+        routes=ROUTES,
+        dead_letter="dead_letter",
+        decide=lambda value: marked if b"1000" in bytes(value or b"") else plain,
+        members=MEMBERS,
+        decide_usual=lambda amounts: [marked if amount == b"1000" else plain for amount in amounts],
+    )
+    chunk = chunk_of([record_bytes(usual_value(amount=amount)) for amount in (1000, 1, 2, 1000, 3)])
+    assert job._branch_usual(chunk)
+    found = []
+    for shortcut in (job._branch_usual, lambda _: []):
+        written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
+        with patch.object(job, "_branch_usual", shortcut):
+            job.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
+        (batch,) = written["fraud"]
+        assert batch.offsets == [0, 1, 2, 3, 4]
+        found.append([len(record.headers) for record in read_by_client(finished(batch))])
+    assert found == [[1, 0, 0, 1, 0]] * 2
 
 
 @pytest.mark.parametrize(("compresses", "time", "is_taken"), [(True, -1, True), (True, -2, False), (False, -2, True)])
