@@ -9,14 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from kafka import KafkaConsumer, TopicPartition, errors
+from kafka import TopicPartition, errors
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from alerter.alerts import alert_of
 from alerter.receivers import Receiver, receivers_of
 from exactly_once.decoding import records_of
-from exactly_once.kafka_python import connect
-from exactly_once.whole_batches import read_whole_batches
+from exactly_once.whole_batches import join
 from service.log import REPORT_SECONDS, log, set_up_logging, touch
 from service.settings import NUMBER, Cluster, ConfigurationError, Environment
 from service.stopping import Stopping
@@ -75,7 +74,6 @@ class Alerter:
         self.settings, self.receivers, self.consumer = settings, receivers, consumer
         self.committed: dict[TopicPartition, int] = {}
         self.stable_at = self.ticked_at = time.monotonic()
-        read_whole_batches(consumer)
         consumer.subscribe(sorted(settings.topics))
         consumer.topics()  # otherwise the client may believe that they have no partitions, and stay idle
 
@@ -140,21 +138,7 @@ class Alerter:
 
 def start(settings: Settings, receivers: list[Receiver], stopping: Stopping) -> None:
     """Wait for Kafka and the topics, and work until a signal. Raises KafkaError; TimeoutError if a receiver hangs."""
-    consumer = connect(
-        KafkaConsumer,
-        settings.cluster,
-        stopping,
-        group_id=settings.consumer_group,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        fetch_max_bytes=FETCH_BYTES,
-        max_partition_fetch_bytes=FETCH_BYTES,
-        max_poll_records=FETCH_BYTES,  # counts batches here: no limit below the fetch
-        session_timeout_ms=6000,  # a killed instance is noticed after this time; the default minimum of brokers
-        heartbeat_interval_ms=2000,
-        metrics_enabled=False,
-    )
+    consumer = join(settings.cluster, stopping, settings.consumer_group, FETCH_BYTES, auto_offset_reset="earliest")
     while missing := settings.topics - consumer.topics():
         log.warning("Kafka shows no topic %s yet: create it, or start what does", " and ".join(sorted(missing)))
         for _ in range(10):

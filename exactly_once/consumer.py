@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import (
     KafkaError,
     KafkaTimeoutError,
@@ -15,10 +15,9 @@ from kafka.errors import (
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from exactly_once.job import Input, Portion
-from exactly_once.kafka_python import connect
 from exactly_once.places import Places
 from exactly_once.unpacking import Chunk, unpack
-from exactly_once.whole_batches import read_whole_batches
+from exactly_once.whole_batches import join
 from service.settings import Cluster
 from service.stopping import Stopping
 
@@ -60,23 +59,8 @@ class Consumer:
         """
         self.group = group
         self.replayed = {input.topic for input in inputs if input.is_replayed}
-        self.client: KafkaConsumer = connect(
-            KafkaConsumer,
-            cluster,
-            stopping,
-            group_id=group,
-            metrics_enabled=False,
-            isolation_level="read_committed",
-            auto_offset_reset="none",  # a position moves by our reading alone, or with a line in the log
-            enable_auto_commit=False,
-            fetch_max_bytes=FETCH_BYTES,
-            max_partition_fetch_bytes=FETCH_BYTES,
-            max_poll_records=FETCH_BYTES,  # counts batches here: no limit below the fetch
-            session_timeout_ms=6000,  # a killed instance is noticed after this time; the default minimum of brokers
-            heartbeat_interval_ms=2000,
-            metadata_max_age_ms=10_000,  # how soon a new partition is found
-        )
-        read_whole_batches(self.client)
+        # A position moves by our reading alone, or with a line in the log (places.py).
+        self.client = join(cluster, stopping, group, FETCH_BYTES, auto_offset_reset="none")
         self.places = Places(self.client, group, self.replayed, on_assignment)
         self.unread: Iterator[tuple[TopicPartition, Chunk]] | None = None  # the rest of a fetch
         self.generation: tuple[int, str] | None = None  # None during a rebalance

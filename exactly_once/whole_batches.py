@@ -15,7 +15,10 @@ from kafka.record.legacy_records import LegacyRecordBatch
 
 from exactly_once.compression import BLOCK_BYTES, decompressed
 from exactly_once.encoding import encode_one
+from exactly_once.kafka_python import connect
 from exactly_once.varints import BatchError
+from service.settings import Cluster
+from service.stopping import Stopping
 
 
 class Fetched(NamedTuple):
@@ -26,6 +29,31 @@ class Fetched(NamedTuple):
     """The offset that the fetch asked for; earlier records of the batch are not wanted."""
     problem: str = ""
     """Why the batch cannot be read, apart from its offsets."""
+
+
+def join(cluster: Cluster, stopping: Stopping, group: str, fetch_bytes: int, **config: object) -> KafkaConsumer:
+    """Return a consumer of whole batches, once Kafka answers; it is a member of the group when it has subscribed.
+
+    A fetch returns at most so many bytes, unless a single batch is larger. Raises KafkaError.
+    """
+    consumer: KafkaConsumer = connect(
+        KafkaConsumer,
+        cluster,
+        stopping,
+        group_id=group,
+        metrics_enabled=False,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        fetch_max_bytes=fetch_bytes,
+        max_partition_fetch_bytes=fetch_bytes,
+        max_poll_records=fetch_bytes,  # counts batches here: no limit below the fetch
+        session_timeout_ms=6000,  # a killed instance is noticed after this time; the default minimum of brokers
+        heartbeat_interval_ms=2000,
+        metadata_max_age_ms=10_000,  # how soon a new partition is found
+        **config,
+    )
+    read_whole_batches(consumer)
+    return consumer
 
 
 def read_whole_batches(consumer: KafkaConsumer) -> None:
