@@ -13,7 +13,8 @@ from kafka.errors import KafkaError
 from demo.observer import Observer
 from demo.page import Page
 from demo.web import PORT, PageError, serving
-from embedded.pipeline import ROUTES, Pipeline
+from detector.app import TOPICS
+from embedded.pipeline import Pipeline
 from service import settings
 from service.settings import ConfigurationError, Environment
 
@@ -46,10 +47,7 @@ def pipeline_of(environment: Environment) -> Pipeline:
         transactions=environment.topic("TRANSACTIONS_TOPIC", "queueing.transactions"),
         access=cluster.access,
     )
-    pipeline.routes = {
-        route: environment.topic(f"{route.upper()}_TOPIC", f"streaming.transactions.{suffix}")
-        for route, suffix in ROUTES.items()
-    }
+    pipeline.routes = {route: environment.topic(name, topic, topic) for route, (name, topic) in TOPICS.items()}
     return pipeline
 
 

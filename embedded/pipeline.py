@@ -9,12 +9,13 @@ from typing import Any, Self
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from detector.app import TOPICS
 from embedded import records
 from embedded.records import Record
 from embedded.service import ROOT as ROOT
 from embedded.service import Restarted, Service, wait_until
 
-ROUTES = {"legit": "legit", "fraud": "fraud", "dead_letter": "dead-letter"}
+ROUTES = {route: topic.rpartition(".")[2] for route, (_, topic) in TOPICS.items()}
 """The detector's routes, as the code names them, and how the names of their topics end."""
 
 
