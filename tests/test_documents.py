@@ -135,12 +135,8 @@ def variables_of(service: str) -> set[str]:
     if re.search(r"^from exactly_once import .*\brun\b", files[0].read_text(), re.M):
         files.append(ROOT / "exactly_once/member.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
-    names = {
-        node.args[0].value
-        for node in nodes
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
-    }
-    return {name for name in map(str, names) if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name)}
+    names = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {name for name in names if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", name)}
 
 
 def test_the_variables_are_those_that_are_read() -> None:
