@@ -7,6 +7,7 @@ client's version is pinned.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,7 +19,6 @@ from kafka.errors import (
     LeaderNotAvailableError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
-    for_code,
 )
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.producer.transaction_manager import TransactionalRequestResult
@@ -111,28 +111,35 @@ def ask_ends(
 ) -> dict[TopicPartition, int]:
     """Return where partitions end, committed or not: those whose leader answers within so many seconds."""
     client: Any = consumer._client  # private, like its manager
-    manager = client._manager
-    answers = {partition: manager.call_soon(_ask_end, manager, partition) for partition in partitions}
-    until, ends = time.monotonic() + seconds, {}
-    for partition, answer in answers.items():
+    manager, until = client._manager, time.monotonic() + seconds
+    led: dict[int, list[TopicPartition]] = defaultdict(list)
+    for partition in partitions:
+        led[manager.cluster.leader_for_partition(partition)].append(partition)
+    # One request for each leader: a connection takes only some at a time.
+    answers = [manager.call_soon(_ask_leader, manager, leader, theirs) for leader, theirs in led.items()]
+    ends: dict[TopicPartition, int] = {}
+    for answer in answers:
         with suppress(KafkaError):
-            ends[partition] = manager.run(manager.wait_for, answer, max(1, int((until - time.monotonic()) * 1000)))
+            ends |= manager.run(manager.wait_for, answer, max(1, int((until - time.monotonic()) * 1000)))
     return ends
 
 
-async def _ask_end(manager: Any, partition: TopicPartition) -> int:
-    leader = manager.cluster.leader_for_partition(partition)
+async def _ask_leader(manager: Any, leader: int | None, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
     if leader is None or leader == -1:
-        raise LeaderNotAvailableError(f"{partition}")
+        raise LeaderNotAvailableError(f"{partitions}")
     asked = ListOffsetsRequest.ListOffsetsTopic
-    latest = asked.ListOffsetsPartition(partition_index=partition.partition, current_leader_epoch=-1, timestamp=-1)
-    topics = [asked(name=partition.topic, partitions=[latest])]
+    by_topic: dict[str, list[Any]] = defaultdict(list)
+    for topic, number in partitions:
+        latest = asked.ListOffsetsPartition(partition_index=number, current_leader_epoch=-1, timestamp=-1)
+        by_topic[topic].append(latest)
+    topics = [asked(name=topic, partitions=latest) for topic, latest in by_topic.items()]
     response = await manager.send(ListOffsetsRequest(isolation_level=0, topics=topics, min_version=1), node_id=leader)
-    (topic,) = response.topics
-    (found,) = topic.partitions
-    if found.error_code:
-        raise for_code(found.error_code)
-    return int(found.offset)
+    return {
+        TopicPartition(topic.name, found.partition_index): int(found.offset)
+        for topic in response.topics
+        for found in topic.partitions
+        if not found.error_code
+    }
 
 
 # --- connecting ---
