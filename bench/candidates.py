@@ -46,11 +46,9 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
     client = f"kafka-python {importlib.metadata.version('kafka-python')}"
 
     def ours(name: str, folder: Path = ROOT) -> Candidate:
-        if (folder / "exactly_once").exists():
-            return Candidate(name, client, "exactly once", [sys.executable, "-m", "detector.app"], folder)
-        return Candidate(
-            name, client, "exactly once", [sys.executable, "app.py"], folder / "detector"
-        )  # as it was once
+        is_old = not (folder / "exactly_once").exists()  # before the services had an engine
+        program, folder = (["app.py"], folder / "detector") if is_old else (["-m", "detector.app"], folder)
+        return Candidate(name, client, "exactly once", [sys.executable, *program], folder)
 
     def peer(name: str, package: str, guarantee: str, *program: str) -> Candidate:
         try:

@@ -17,12 +17,16 @@ from kafka.errors import KafkaError
 
 from demo.observer import ALERTS_TOPIC as ALERTS
 from embedded.pipeline import Pipeline
-from embedded.records import Record
+from embedded.records import Record, partitions_of
 from embedded.service import wait_until
+from exactly_once.decoding import records_of
+from exactly_once.varints import VARINT
+from exactly_once.whole_batches import read_whole_batches
 from service.settings import ConfigurationError, Environment
 
 CANDIDATES = "streaming.smurfing.candidates"
 SMURFING_GROUP, ALERTER_GROUP = "smurfing-detector", "alerter"
+FETCH_BYTES = 1024 * 1024
 SECONDS = 180
 """How long the alert may take."""
 BROKER_HELP = "(default: KAFKA_BROKER_URL, or localhost:29092)"
@@ -76,8 +80,25 @@ def ring(target: str, sources: int, partitions: int) -> Iterator[Record]:
 
 
 def about(pipeline: Pipeline, topic: str, target: str) -> list[Record]:
-    """Return the records about an account: their key is its name."""
-    return [record for record in pipeline.read(topic) if record.key == target.encode()]
+    """Return the committed records about an account: their key is its name."""
+    key, found = target.encode(), []
+    start = VARINT[len(key)] + key
+    config = {
+        "isolation_level": "read_committed",
+        "enable_auto_commit": False,
+        "max_partition_fetch_bytes": FETCH_BYTES,
+    }
+    with closing(KafkaConsumer(bootstrap_servers=pipeline.broker_url, **config, **pipeline.access)) as consumer:
+        read_whole_batches(consumer)
+        consumer.assign(partitions_of(consumer, topic))
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(list(consumer.assignment()))
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            for source, record in records_of(consumer.poll(500)):
+                if bytes(record.content[: len(start)]) == start:
+                    value = bytes(record.value or b"")
+                    found.append(Record(value, key, partition=source.partition, offset=record.offset))
+    return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
 def wait_for_group(pipeline: Pipeline, group: str, topic: str, record: Record) -> None:

@@ -20,8 +20,8 @@ def hand_on(self: Branching, portion: Portion, out: Out) -> None:
         target = source._replace(topic=self.routes["legit"])
         for chunk in chunks:
             times, data = [chunk.base_timestamp] * 2, bytearray(HEADER.size) + chunk.records
-            offsets = list(range(chunk.first_offset, chunk.next_offset))
-            out.batches.append(Outgoing(target, OutputBatch(*times, offsets, data), source))
+            offsets = range(chunk.first_offset, chunk.next_offset)
+            out.batches.append(Outgoing(target, OutputBatch(*times, [*offsets], data), source))
 
 
 Branching.process = hand_on
