@@ -81,7 +81,7 @@ ps: engine ## List the containers and their health
 .PHONY: topics
 topics: engine ## Describe the topics and show how far the detector is in them
 	$(KAFKA) exec -T broker kafka-topics --bootstrap-server localhost:9092 --describe --exclude-internal
-	$(KAFKA) exec -T broker kafka-consumer-groups --bootstrap-server localhost:9092 --describe --group fraud-detector
+	$(KAFKA) exec -T broker kafka-consumer-groups --bootstrap-server localhost:9092 --describe --group fraud-detector --timeout 60000
 
 .PHONY: consume
 consume: engine ## Print a topic until Ctrl-C: make consume TOPIC=streaming.transactions.fraud
