@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, repeat
-from operator import add, is_, sub
+from operator import add, sub
 
 from kafka import TopicPartition
 
@@ -108,19 +108,14 @@ class Branching(Job):
         kinds = set(decisions)
         if len(kinds) > MOST_KINDS or any(kind.reason or header_bytes(kind.headers) > 4096 for kind in kinds):
             return []
+        all_contents: list[Bytes] = list(contents)
         for kind in kinds:
-            if kind.headers:
-                its = map(is_, decisions, repeat(kind))
-                at_end = ((content, len(content) - 1, kind.headers) for content in contents)
-                contents = tuple(add_headers(*at) if is_its else at[0] for at, is_its in zip(at_end, its, strict=True))
+            for i in (i for i, decision in enumerate(decisions) if decision is kind) if kind.headers else ():
+                all_contents[i] = add_headers(contents[i], len(contents[i]) - 1, kind.headers)
         found = []
         for route in {kind.route for kind in kinds}:
-            theirs = [kind for kind in kinds if kind.route == route]
-            is_its = list(
-                map(is_, decisions, repeat(theirs[0])) if len(theirs) == 1 else map(theirs.__contains__, decisions)
-            )
-            columns = Columns(*(list(compress(column, is_its)) for column in (offsets, timestamps, contents)))
-            found.append((route, columns))
+            is_its = list(map({kind for kind in kinds if kind.route == route}.__contains__, decisions))
+            found.append((route, Columns(*(list(compress(c, is_its)) for c in (offsets, timestamps, all_contents)))))
         return found
 
     def _branch_each(self, chunk: Chunk, source: TopicPartition, out: Out) -> Iterable[tuple[str, Columns]]:
