@@ -10,7 +10,7 @@ from exactly_once.job import Job
 from exactly_once.kafka_python import advertised_addresses
 from exactly_once.member import Member
 from exactly_once.topics import check_permissions, topics_of
-from service.refusal import refusal, unreachable
+from service.connecting import refusal, unreachable
 
 INTERNAL_TOPICS = {
     "__transaction_state": "transaction.state.log.replication.factor",

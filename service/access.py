@@ -30,6 +30,10 @@ OURS = [*VARIABLES, *(f"{name}_FILE" for name in SECRETS)]
 KUBERNETES = r"KAFKA_(.*_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_.*)?"  # set if a service is named kafka or kafka-...
 
 
+class ConfigurationError(ValueError):
+    """The environment or the topics are not as a service needs them; the message says what to change."""
+
+
 class Access(dict[str, object]):
     """The settings of every Kafka client. The repr shows no secret."""
 
@@ -38,22 +42,27 @@ class Access(dict[str, object]):
 
 
 def access_from_env(environ: Mapping[str, str]) -> Access:
-    """Return the settings. Raises ValueError, which quotes no secret, if one of them is wrong."""
+    """Return the settings. Raises ConfigurationError, which quotes no secret, if one of them is wrong."""
     for name in filter(environ.get, environ):
         like_ours = re.match("KAFKA_(SASL|SSL|SECURITY)_", name)
         if like_ours and name not in OURS and not re.fullmatch(KUBERNETES, name):
             known = ", ".join(ours for ours in OURS if ours.startswith(like_ours[0]))
-            raise ValueError(f"{name} is no variable of this service: leave it out, or take one of {known}")
-    given = {name: value for name in VARIABLES if (value := _read(environ, name))}
+            raise ConfigurationError(f"{name} is no variable of this service: leave it out, or take one of {known}")
+    given: dict[str, str] = {}
+    for name, pattern in VARIABLES.items():
+        if value := read_secret(environ, name) if name in SECRETS else environ.get(name, ""):
+            if not re.fullmatch(pattern, value):
+                raise ConfigurationError(f"{name} is {value!r}: give it {pattern.replace('|', ' or ')}")
+            given[name] = value
     protocol = given.setdefault("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
     for name in given:
         kind = name.split("_")[1]
         if kind not in ("SECURITY", *protocol.split("_")):
-            raise ValueError(f"{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: take one with {kind}")
+            raise ConfigurationError(f"{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}: take one with {kind}")
     for name in (protocol, *given):
         for needed in NEEDED.get(name, ()):
             if needed not in given:
-                raise ValueError(f"{needed} is not set: {name} needs it")
+                raise ConfigurationError(f"{needed} is not set: {name} needs it")
     _check_files(given)
     access = Access({name.removeprefix("KAFKA_").lower(): value for name, value in given.items()})
     if protocol.endswith("SSL"):
@@ -63,41 +72,37 @@ def access_from_env(environ: Mapping[str, str]) -> Access:
     return access
 
 
-def _read(environ: Mapping[str, str], name: str) -> str:
-    if name in SECRETS:
-        return read_secret(environ, name)
-    value = environ.get(name, "")
-    if value and not re.fullmatch(VARIABLES[name], value):
-        raise ValueError(f"{name} is {value!r}: give it {VARIABLES[name].replace('|', ' or ')}")
-    return value
-
-
 def read_secret(environ: Mapping[str, str], name: str) -> str:
-    """Return the variable, or what is in the file that name_FILE names. Raises ValueError, which quotes no secret."""
+    """Return the variable, or what is in the file of name_FILE. Raises ConfigurationError, which quotes no secret."""
     value, path = environ.get(name, ""), environ.get(f"{name}_FILE", "")
     if value and path:
-        raise ValueError(f"{name} and {name}_FILE are both set: leave one of them out")
+        raise ConfigurationError(f"{name} and {name}_FILE are both set: leave one of them out")
     if path:
         try:
             value = Path(path).read_text("utf-8", "surrogateescape").rstrip("\r\n")
         except OSError as error:
-            raise ValueError(f"{name}_FILE is {path!r} ({error.strerror}): give it a file that can be read") from None
+            raise ConfigurationError(_no_file(f"{name}_FILE", path, error)) from None
     if (value or path) and not re.fullmatch(TEXT, value):
-        raise ValueError(f"{f'{name}_FILE is {path!r}, which' if path else name} is empty or not UTF-8: give it a text")
+        which = f"{name}_FILE is {path!r}, which" if path else name
+        raise ConfigurationError(f"{which} is empty or not UTF-8: give it a text")
     return value
 
 
 def _check_files(given: Mapping[str, str]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in filter(given.get, ("KAFKA_SSL_CAFILE", *PAIR)):
+        expected = "a certificate"
         try:
             if name == "KAFKA_SSL_KEYFILE":
+                expected = "the key of KAFKA_SSL_CERTFILE, or KAFKA_SSL_PASSWORD is not its password"
                 context.load_cert_chain(given[PAIR[0]], given[name], given.get("KAFKA_SSL_PASSWORD", ""))
             else:
                 context.load_verify_locations(given[name])
         except ssl.SSLError:
-            key = "the key of KAFKA_SSL_CERTFILE, or KAFKA_SSL_PASSWORD is not its password"
-            expected = key if name == "KAFKA_SSL_KEYFILE" else "a certificate"
-            raise ValueError(f"{name} is {given[name]!r}, which is not, in PEM format, {expected}") from None
+            raise ConfigurationError(f"{name} is {given[name]!r}, which is not, in PEM format, {expected}") from None
         except OSError as error:
-            raise ValueError(f"{name} is {given[name]!r} ({error.strerror}): give it a file that can be read") from None
+            raise ConfigurationError(_no_file(name, given[name], error)) from None
+
+
+def _no_file(name: str, path: str, error: OSError) -> str:
+    return f"{name} is {path!r} ({error.strerror}): give it a file that can be read"

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.access import Access, access_from_env, read_secret
+from service.access import ConfigurationError as ConfigurationError
 
 TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
 PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
 ADDRESS = rf"([^\s,:/\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
 NUMBER = r"(?=.*[1-9])([0-9]+\.?[0-9]*|\.[0-9]+)"  # above 0
-
-
-class ConfigurationError(ValueError):
-    """The environment or the topics are not as a service needs them; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,7 @@ class Environment:
     def cluster(self) -> Cluster:
         """Return where Kafka is."""
         remedy = "host:port with a port from 1 to 65535, such as broker:9092"
-        try:
-            access = access_from_env(self.environ)
-        except ValueError as error:
-            raise ConfigurationError(error) from None
+        access = access_from_env(self.environ)
         return Cluster(self.text("KAFKA_BROKER_URL", f"{ADDRESS}(,{ADDRESS})*", remedy), access)
 
     def heartbeat_file(self) -> str:
@@ -81,7 +75,4 @@ class Environment:
 
     def secret(self, name: str) -> str:
         """Return the variable, or what is in the file that name_FILE names."""
-        try:
-            return read_secret(self.environ, name).strip()
-        except ValueError as error:
-            raise ConfigurationError(error) from None
+        return read_secret(self.environ, name).strip()

@@ -1,6 +1,5 @@
 """Stopping: a signal ends a service in order, and a deadline ends one that hangs."""
 
-import logging
 import os
 import signal
 import traceback
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-log = logging.getLogger("service")
+from service.log import log
 
 
 class Stopping:

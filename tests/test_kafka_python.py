@@ -268,7 +268,7 @@ def test_asking_for_a_topic_does_not_create_it(kind: type, pipeline: Pipeline) -
 
 
 def test_the_client_tells_how_it_checks_certificates(tmp_path: Path) -> None:
-    """`_build_ssl_context`: the probe of refusal.py accepts the certificates that the client accepts, and no others."""
+    """`_build_ssl_context`: connecting.py accepts the certificates that the client accepts, and no others."""
     authority = trustme.CA()
     file = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
@@ -287,6 +287,6 @@ def test_every_private_name_is_in_one_module() -> None:
         for name in re.findall(r"\b(?!self\b|os\b|cls\b)\w+\.(_(?!replace\b)[a-z]\w*)", file.read_text())
         if file.name not in ("kafka_python.py", "whole_batches.py")
     }
-    assert found == {("service/refusal.py", "_build_ssl_context"), ("generator/delivery.py", "_metadata")}
+    assert found == {("service/connecting.py", "_build_ssl_context"), ("generator/delivery.py", "_metadata")}
     assert issubclass(kafka_python.WrittenBatch, ProducerBatch)
     assert issubclass(whole_batches._PartitionRecords, Fetcher.PartitionRecords)
