@@ -14,7 +14,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from alerter.alerts import alert_of
 from alerter.receivers import Receiver, receivers_of
-from exactly_once.decoding import records_of
+from exactly_once.unpacking import records_of
 from exactly_once.whole_batches import join
 from service.log import REPORT_SECONDS, log, set_up_logging, touch
 from service.settings import NUMBER, Cluster, ConfigurationError, Environment

@@ -19,7 +19,7 @@ from demo.observer import ALERTS_TOPIC as ALERTS
 from embedded.pipeline import Pipeline
 from embedded.records import Record, partitions_of
 from embedded.service import wait_until
-from exactly_once.decoding import records_of
+from exactly_once.unpacking import records_of
 from exactly_once.varints import VARINT
 from exactly_once.whole_batches import read_whole_batches
 from service.settings import ConfigurationError, Environment

@@ -17,7 +17,7 @@ from detector.rule import FRAUD_AMOUNT
 from embedded.pipeline import Pipeline
 from embedded.records import log_ends, partitions_of
 from exactly_once import Record
-from exactly_once.decoding import records_of
+from exactly_once.unpacking import records_of
 from exactly_once.whole_batches import read_whole_batches
 from generator.transactions import CENTS
 

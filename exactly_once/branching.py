@@ -9,10 +9,9 @@ from operator import add, sub
 
 from kafka import TopicPartition
 
-from exactly_once.decoding import NO_HEADERS_AT, NOTHING, decode
+from exactly_once.decoding import NO_HEADERS_AT, NOTHING, Chunk, decode
 from exactly_once.encoding import Columns, Headers, OutputBatch, add_headers, batch_bytes, encode
 from exactly_once.job import Input, Job, Out, Outgoing, Output, Portion
-from exactly_once.unpacking import Chunk
 from exactly_once.varints import NUMBER, VARINT, Bytes
 
 NOT_THERE = {"too large": "RecordTooLarge", "cannot be read": "CorruptRecord", "bad time": "InvalidTimestamp"}

@@ -6,6 +6,7 @@ frame's checksum. The batch has a checksum of its own, which the client has comp
 
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import snappy
 import zstandard
@@ -79,8 +80,7 @@ def _snappy_block(data: memoryview) -> Bytes:
             break
     if size > BLOCK_BYTES:
         raise BatchError(f"a snappy block of {size:,} bytes")
-    block: bytes = snappy.decompress(data.tobytes())
-    return block
+    return bytes(snappy.decompress(data.tobytes()))
 
 
 def _lz4(data: memoryview) -> Iterator[Bytes]:
@@ -99,21 +99,35 @@ def _lz4(data: memoryview) -> Iterator[Bytes]:
 def _zstd(data: memoryview) -> Iterator[Bytes]:
     # A window is memory that a frame asks for, and fills as far as it holds anything.
     window = zstandard.get_frame_parameters(data).window_size
-    left = BLOCK_BYTES if window > BLOCK_BYTES else float("inf")
     decompressor = zstandard.ZstdDecompressor(max_window_size=min(max(window, BLOCK_BYTES), MAX_WINDOW_BYTES))
     with decompressor.stream_reader(data, read_across_frames=True) as reader:
-        while piece := reader.read(PIECE_BYTES):
-            left -= len(piece)
-            if left < 0:
-                raise BatchError(f"a zstd window of {window:,} bytes")
-            yield piece
+        pieces = iter(partial(reader.read, PIECE_BYTES), b"")
+        yield from (
+            pieces if window <= BLOCK_BYTES else _up_to(BLOCK_BYTES, pieces, f"a zstd window of {window:,} bytes")
+        )
 
 
 CODECS: dict[int, Callable[[memoryview], Iterator[Bytes]]] = {0: _none, 1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
 
 
-def decompressed(codec: int, data: memoryview) -> Iterator[Bytes]:
-    """Yield the bytes that a batch's records were before they were compressed. Raises any Exception where they end."""
+def decompressed(codec: int, data: memoryview, most: int) -> Iterator[Bytes]:
+    """Yield the bytes that a batch's records were before they were compressed, so many at most.
+
+    Raises BatchError where they end, for whatever reason.
+    """
     if codec not in CODECS:
         raise BatchError(f"compressed by the unknown codec {codec}")
-    return CODECS[codec](data)
+    try:
+        yield from _up_to(most, CODECS[codec](data), f"more than {most:,} bytes")
+    except (BatchError, MemoryError):
+        raise
+    except Exception as error:  # each codec has errors of its own
+        raise BatchError(f"{type(error).__name__}: {error}") from None
+
+
+def _up_to(most: float, pieces: Iterator[Bytes], problem: str) -> Iterator[Bytes]:
+    for piece in pieces:
+        most -= len(piece)
+        if most < 0:
+            raise BatchError(problem)
+        yield piece

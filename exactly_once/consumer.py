@@ -14,9 +14,10 @@ from kafka.errors import (
 )
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
+from exactly_once.decoding import Chunk
 from exactly_once.job import Input, Portion
 from exactly_once.places import Places
-from exactly_once.unpacking import Chunk, unpack
+from exactly_once.unpacking import unpack
 from exactly_once.whole_batches import join
 from service.settings import Cluster
 from service.stopping import Stopping

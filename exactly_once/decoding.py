@@ -11,13 +11,38 @@ https://kafka.apache.org/documentation/#messageformat specifies it.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from kafka import TopicPartition
+from exactly_once.varints import VARINT, BatchError, Bytes, int64, read_varint
 
-from exactly_once.unpacking import MAX_RECORD_BYTES, Chunk, offset_of, record_head, too_large, unpack
-from exactly_once.varints import VARINT, BatchError, Bytes, OddNumber, int64, read_as_java, read_varint
+MAX_RECORD_BYTES = 1024 * 1024
+"""A record with a larger key, value and headers, counted together, is skipped. Kafka's own default allows producers as
+much, and to decide on a value can take up to 60 times its memory."""
+
+NOTHING, NO_HEADERS_AT = b"\x01\x01\x00", 2
+"""The content of a record with neither key nor value nor headers, and the index of their number in it."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive records of a batch, decompressed. A batch is a single chunk unless it is large."""
+
+    records: bytearray
+    record_count: int
+    base_offset: int
+    """That of the batch, from which the records count theirs."""
+    first_offset: int
+    """The lowest that the first record can have."""
+    next_offset: int
+    """The offset after the last record. Compaction leaves gaps, so it may be more than one higher."""
+    base_timestamp: int
+    """In milliseconds since 1970, like every timestamp here."""
+    append_time: int | None
+    """The timestamp of all records if the topic has LogAppendTime, which overrides their own; otherwise None."""
+    position: int
+    """Records below this offset are to be skipped: a fetch can begin in the middle of a batch."""
+    problem: str = ""
+    """Why the records from the first offset to the next one are not there."""
 
 
 class Record(NamedTuple):
@@ -34,10 +59,6 @@ class Record(NamedTuple):
     """Why the content is not there."""
 
 
-NOTHING, NO_HEADERS_AT = b"\x01\x01\x00", 2
-"""The content of a record with neither key nor value nor headers, and the index of their number in it."""
-
-
 def decode(chunk: Chunk) -> Iterator[Record]:
     """Yield the records of a chunk from its position on, whatever they hold.
 
@@ -45,13 +66,12 @@ def decode(chunk: Chunk) -> Iterator[Record]:
     """
     data, offset, end, problem = memoryview(chunk.records), chunk.first_offset - 1, 0, chunk.problem
     for left in range(0 if problem else chunk.record_count, 0, -1):
-        start = end
         try:
-            end, timestamp_delta, offset_delta, content_at = record_head(data, start)
+            end, timestamp_delta, offset_delta, content_at = record_head(data, end)
             content = data[content_at:end]
             try:
                 value, headers_at, size = _read_content(content, end - content_at)
-            except OddNumber:
+            except BatchError:
                 content = memoryview(_respelled(content))
                 value, headers_at, size = _read_content(content, len(content))
         except (BatchError, IndexError):
@@ -72,31 +92,47 @@ def decode(chunk: Chunk) -> Iterator[Record]:
         yield Record(first, timestamp, None, NOTHING, NO_HEADERS_AT, problem + which)
 
 
-def records_of(fetched: Mapping[TopicPartition, Iterable[Any]]) -> Iterator[tuple[TopicPartition, Record]]:
-    """Yield the records that a consumer of whole batches has fetched, each with its partition, a chunk at a time."""
-    for partition, chunk in unpack(fetched):
-        for record in decode(chunk):
-            yield partition, record
+def record_head(data: Bytes, at: int) -> tuple[int, int, int, int]:
+    """Return where a record ends, its timestamp and offset deltas, and where its content begins."""
+    try:
+        length, start = read_varint(data, at)
+        timestamp_delta, after = read_varint(data, start + 1)
+        offset_delta, after = read_varint(data, after)
+    except BatchError:
+        length, start = read_varint(data, at, 32)
+        timestamp_delta, after = read_varint(data, start + 1, 64)
+        offset_delta, after = read_varint(data, after, 32)
+    return start + length, timestamp_delta, offset_delta, after
+
+
+def offset_of(chunk: Chunk, offset_delta: int, previous: int, highest: int) -> int:
+    """Return a record's offset: what its delta says, but above the previous record's, and not above the highest.
+
+    The latter leaves an offset to each record that follows. The broker checks the deltas of compressed batches only.
+    """
+    return min(max(chunk.base_offset + offset_delta, previous + 1), highest)
+
+
+def too_large(size: int) -> str:
+    """Return the problem of a record of so many bytes."""
+    return f"too large: {size:,} bytes, and a record may have {MAX_RECORD_BYTES:,}"
 
 
 def headers_of(record: Record, most: int = 100) -> list[tuple[bytes, bytes | None]]:
     """Return a record's last headers, up to so many: names, which may be no UTF-8, and values. Later ones count."""
     content: Bytes = record.content
     count, at = read_varint(content, record.headers_at)
-    places: deque[tuple[int, int, int, int]] = deque(maxlen=most)  # a record can have half a million
+    places: deque[tuple[slice, slice | None]] = deque(maxlen=most)  # a record can have half a million
     for _ in range(count):
         length, name_at = read_varint(content, at)
-        value_length, value_at = read_varint(content, name_at + length)
-        at = value_at + max(value_length, 0)
-        places.append((name_at, length, value_at, value_length))
-    return [
-        (bytes(content[name_at : name_at + length]), bytes(content[at : at + size]) if size >= 0 else None)
-        for name_at, length, at, size in places
-    ]
+        size, value_at = read_varint(content, name_at + length)
+        at = value_at + max(size, 0)
+        places.append((slice(name_at, name_at + length), slice(value_at, at) if size >= 0 else None))
+    return [(bytes(content[name]), None if value is None else bytes(content[value])) for name, value in places]
 
 
 def _read_content(content: memoryview, length: int) -> tuple[memoryview | None, int, int]:
-    # Returns the value, where the headers begin, and the size without the numbers before them. Raises OddNumber; and
+    # Returns the value, where the headers begin, and the size without the numbers before them. Raises IndexError, and
     # BatchError unless the fields end exactly where the content does, as the broker wants it of what we write.
     key_length, at = read_varint(content, 0)
     numbers = at
@@ -109,15 +145,11 @@ def _read_content(content: memoryview, length: int) -> tuple[memoryview | None, 
     for _ in range(count):
         name_length, after = read_varint(content, after)
         data_length, after = read_varint(content, after + name_length)
-        if name_length < 0:
-            raise BatchError("a header's name is null")
         if data_length > 0:
             after += data_length
-        elif data_length < -1:
-            raise OddNumber
-    if key_length < -1 or value_length < -1:
-        raise OddNumber
-    if after != length or len(content) != length or count < 0:
+        if name_length < 0 or data_length < -1:
+            raise BatchError("a header's length is wrong")
+    if after != length or len(content) != length or count < 0 or key_length < -1 or value_length < -1:
         raise BatchError("its length is wrong")
     return content[value_at:headers_at] if value_length >= 0 else None, headers_at, length - numbers
 
@@ -127,13 +159,13 @@ def _respelled(content: memoryview) -> bytes:
     parts: list[Bytes] = []
 
     def field(at: int) -> int:
-        length, at = read_as_java(content, at)
+        length, at = read_varint(content, at, 32)
         end = at + max(length, 0)
         parts.extend((VARINT[max(length, -1)], content[at:end]))
         return end
 
     headers_at = field(field(0))
-    count, at = read_as_java(content, headers_at)
+    count, at = read_varint(content, headers_at, 32)
     parts.append(VARINT[count])
     for _ in range(2 * count):
         at = field(at)

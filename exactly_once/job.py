@@ -9,9 +9,8 @@ from kafka import TopicPartition
 from kafka.partitioner.default import murmur2
 from kafka.structs import ConsumerGroupMetadata
 
-from exactly_once.decoding import Record, decode
+from exactly_once.decoding import Chunk, Record, decode
 from exactly_once.encoding import Columns, OutputBatch, batch_bytes, content_of, encode
-from exactly_once.unpacking import Chunk
 from exactly_once.varints import VARINT, read_varint
 
 

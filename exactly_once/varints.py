@@ -13,10 +13,6 @@ class BatchError(ValueError):
     """What a batch holds cannot be read; the message says why."""
 
 
-class OddNumber(BatchError):
-    """A number is spelled with more bytes or bits than it needs."""
-
-
 class _Varints(dict[int, bytes]):
     # Encodes on demand, and remembers small numbers.
     def __missing__(self, number: int) -> bytes:
@@ -35,7 +31,7 @@ class _Varints(dict[int, bytes]):
 class _Numbers(dict[bytes, int]):
     # Decodes on demand, and remembers short varints.
     def __missing__(self, data: bytes) -> int:
-        number, _ = read_as_java(data, 0, 64)
+        number, _ = read_varint(data, 0, 64)
         if len(data) <= 2:
             self[data] = number
         return number
@@ -45,39 +41,26 @@ VARINT, NUMBER = _Varints(), _Numbers()
 """`VARINT[n]` is n encoded; `NUMBER[data]` is data decoded."""
 
 
-def read_varint(data: Bytes, at: int) -> tuple[int, int]:
-    """Return the number at this index, and the index after it. Raises IndexError, and OddNumber."""
+def read_varint(data: Bytes, at: int, java_bits: int = 0) -> tuple[int, int]:
+    """Return the number at this index, and the index after it. Raises IndexError and BatchError.
+
+    A number has 32 bits, and no more bytes than it needs. With java_bits it is read as Java does, however it is
+    spelled: bits that are too many are cut off, and bytes may add nothing. Only the delta of a timestamp has 64 bits.
+    """
     byte = data[at]
     at += 1
     if byte < 128:
         return byte >> 1 ^ -(byte & 1), at
-    zigzag, shift = byte & 127, 7
-    while True:
-        byte = data[at]
-        at += 1
-        zigzag |= (byte & 127) << shift
-        if byte < 128:
-            if not byte or zigzag >> 32:
-                raise OddNumber
-            return zigzag >> 1 ^ -(zigzag & 1), at
-        shift += 7
-        if shift > 28:
-            raise OddNumber
-
-
-def read_as_java(data: Bytes, at: int, bits: int = 32) -> tuple[int, int]:
-    """Return the number at this index, and the index after it, however it is spelled. Raises IndexError and BatchError.
-
-    Java cuts off the bits that are too many, and takes bytes that add nothing. The delta of a timestamp has 64 bits,
-    every other number 32.
-    """
-    zigzag = shift = 0
+    zigzag, shift, bits = byte & 127, 7, java_bits or 32
     while shift < bits:
         byte = data[at]
         at += 1
         zigzag |= (byte & 127) << shift
         if byte < 128:
-            zigzag &= (1 << bits) - 1
+            if java_bits:
+                zigzag &= (1 << bits) - 1
+            elif not byte or zigzag >> 32:
+                raise BatchError("a number is spelled with more than it needs")
             return zigzag >> 1 ^ -(zigzag & 1), at
         shift += 7
     raise BatchError(f"a number has more than {bits} bits")

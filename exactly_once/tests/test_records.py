@@ -17,11 +17,11 @@ from kafka.structs import ConsumerGroupMetadata
 
 from detector.rule import MEMBERS, decide, decide_usual
 from exactly_once import Branching, Decision, Out, branching, unpacking
-from exactly_once.decoding import decode, headers_of
+from exactly_once.decoding import Chunk, decode, headers_of
 from exactly_once.encoding import Columns, OutputBatch, add_headers, encode, encode_one
 from exactly_once.job import Target
-from exactly_once.unpacking import HEADER, Chunk, chunks
-from exactly_once.varints import VARINT, read_as_java, read_varint
+from exactly_once.unpacking import HEADER, chunks
+from exactly_once.varints import VARINT, read_varint
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 ROUTES = {route: route for route in ("legit", "fraud", "dead_letter")}
@@ -108,7 +108,7 @@ def test_a_number_survives_its_varint(number: int) -> None:
     """What is encoded as a varint decodes to itself, whether or not it is remembered."""
     data = VARINT[number]
     assert VARINT[number] == data
-    assert read_as_java(b"x" + data + b"x", 1, 64) == (number, 1 + len(data))
+    assert read_varint(b"x" + data + b"x", 1, 64) == (number, 1 + len(data))
     if -(2**31) <= number < 2**31:
         assert read_varint(b"x" + data + b"x", 1) == (number, 1 + len(data))
 
