@@ -14,13 +14,12 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 
 from exactly_once.consumer import PORTION_BYTES, Consumer
-from exactly_once.explain import explain
 from exactly_once.job import Job, Out, Portion
 from exactly_once.kafka_python import connect
-from exactly_once.member import Member
+from exactly_once.member import Member, explain
 from exactly_once.producer import Producer
 from exactly_once.progress import Progress
-from exactly_once.topics import prepare_topics, topics_of
+from exactly_once.topics import prepare_topics
 from service.log import REPORT_SECONDS, log, set_up_logging, touch
 from service.settings import ConfigurationError, Environment
 from service.stopping import Stopping
@@ -137,10 +136,6 @@ def run(name: str, make_job: Callable[[Environment], Job], group: str) -> NoRetu
     Its exit code is 0 after a signal, 1 if Kafka failed, 2 for bad configuration. The name is that of its metrics, the
     group that of its consumer group unless CONSUMER_GROUP says otherwise.
     """
-    os._exit(_run(name, make_job, group))  # on a normal return the client waits for its threads, and they for Kafka
-
-
-def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
     set_up_logging()
     # The client has threads of its own. With less frequent switching, the threads wait less for each other.
     sys.setswitchinterval(0.05)
@@ -150,7 +145,7 @@ def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
     try:
         environment = Environment(os.environ)
         member, job = Member.from_env(environment, group), make_job(environment)
-        topics = topics_of(job)
+        topics = [job.inputs[0].topic, *(output.topic for output in job.outputs)]
         if len(set(topics)) < len(topics):
             raise ConfigurationError(f"a topic is named twice ({', '.join(topics)}): give each its own")
         log.info("Starting with %s, topics %s", member, ", ".join(topics))
@@ -175,4 +170,4 @@ def _run(name: str, make_job: Callable[[Environment], Job], group: str) -> int:
     if loop:  # last, as it may hang
         with suppress(Exception):  # the cause is already logged
             loop.consumer.close()  # the producer ends with the process: closing it would retry what has just failed
-    return exit_code
+    os._exit(exit_code)  # on a normal return the client waits for its threads, and they for Kafka

@@ -42,18 +42,17 @@ class Places:
 
     def update(self) -> None:
         """Take over the client's positions, after a poll. Raises LogTruncationError."""
-        owned = self.positions.keys() & self.client.assignment()
-        positions = {partition: self.client.position(partition, timeout_ms=0) for partition in owned}
-        # Unknown while the client asks about one.
-        self.positions |= {partition: found for partition, found in positions.items() if found is not None}
+        for partition in self.positions.keys() & self.client.assignment():
+            position = self.client.position(partition, timeout_ms=0)
+            if position is not None:  # unknown while the client asks about it
+                self.positions[partition] = position
 
     def rewind(self) -> dict[TopicPartition, int]:
-        """Seek to the committed offsets. Return those to be committed anew. Raises KafkaError.
+        """Seek to the committed offsets, and return those that Kafka does not have from us. Raises KafkaError.
 
-        Seeks to the committed offsets, so that what was read and dropped is read again. And the client keeps its
-        position if a rebalance gives back a partition that another instance had in between. Returns the offsets that
-        Kafka does not have from us. Committed before anything is written, they tell a later start that it is not the
-        first, and that what is logged here has been logged; and where nothing is left to read, the lag ends.
+        What was read and dropped is read again; and the client would keep its position if a rebalance gives back a
+        partition that another instance had in between. Committed before anything is written, the offsets tell a later
+        start that it is not the first, and that what is logged here has been logged; and the lag ends if all is read.
         """
         self.read_to, self.positions, self.gaps = {}, {}, []
         partitions = self.client.assignment()
@@ -104,7 +103,7 @@ class Places:
         Not when the gap is found: what is not committed is read again, and the gap found again, perhaps by others.
         """
         self.committed |= offsets
-        passed = [(partition, gap) for partition, gap in self.gaps if offsets.get(partition, 0) >= gap.stop]
-        self.gaps = [gap for gap in self.gaps if gap not in passed]
-        for partition, gap in passed:
-            log.error(LOST, *partition, len(gap), gap.start)
+        for partition, gap in self.gaps.copy():
+            if offsets.get(partition, 0) >= gap.stop:
+                self.gaps.remove((partition, gap))
+                log.error(LOST, *partition, len(gap), gap.start)

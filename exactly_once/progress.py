@@ -17,6 +17,15 @@ PROBE_MS = 5000
 END_SECONDS = 2
 """How long the leaders of all partitions together may take to say where these end."""
 
+OPEN_TRANSACTION = (
+    "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets follow. Kafka ends"
+    " it after that producer's transaction.timeout.ms"
+)
+NO_OFFSET = (
+    "%s[%d]: the group %s has no offset, though the output topics are not empty. All that is still there is read again."
+    " Kafka forgets a group's offsets after offsets.retention.minutes, by default 7 days"
+)
+
 
 class Progress:
     """Checks the consumer every few seconds."""
@@ -33,41 +42,38 @@ class Progress:
     @property
     def lag(self) -> str:
         """The lag summed over all partitions; unknown during a rebalance, which may give this instance others."""
-        lags = [lag for lag in self.lags.values() if lag is not None]
-        return str(sum(lags)) if len(lags) == len(self.lags) and self.consumer.generation else "unknown"
+        lags = self.lags.values()
+        return str(sum(lag or 0 for lag in lags)) if None not in lags and self.consumer.generation else "unknown"
 
     def check(self) -> bool:
         """Return whether something has moved since the last time, or there is nothing to read. Raises KafkaError.
 
         Logs what keeps records from arriving: an open transaction, a deleted topic, or a broker that does not answer.
         """
-        partitions = list(self.consumer.places.read_to)
-        ends = ask_ends(self.consumer.client, partitions, END_SECONDS)
-        committed = {partition: self.consumer.places.committed[partition] for partition in partitions}
-        self.lags = {p: max(0, ends[p] - committed[p]) if p in ends else None for p in partitions}
-        if is_well := self._is_well(committed, ends):
-            self.well_at = time.time()
-        return is_well
-
-    def _is_well(self, committed: dict[TopicPartition, int], ends: dict[TopicPartition, int]) -> bool:
+        places = self.consumer.places
+        committed = {partition: places.committed[partition] for partition in places.read_to}
+        ends = ask_ends(self.consumer.client, committed, END_SECONDS)
+        self.lags = {p: max(0, ends[p] - offset) if p in ends else None for p, offset in committed.items()}
         # Positions move without a commit where a job only reads again what it has read before.
-        topic, now = self.topic, (committed, self.consumer.places.positions.copy())
+        now = (committed, places.positions.copy())
         has_moved, self.before = now != self.before, now
-        if not has_moved and not self._is_answered(topic):
+        if not has_moved and not self._is_answered():
             return False
         for partition in committed.keys() - ends.keys():
             log.warning("%s[%d]: the broker that leads it does not answer: records may wait there", *partition)
-        is_there = bool(self.consumer.client.partitions_for_topic(topic))
+        is_there = bool(self.consumer.client.partitions_for_topic(self.topic))
         if not is_there:
-            log.warning("The topic %s does not exist any more: create it, or start this service again", topic)
+            log.warning("The topic %s does not exist any more: create it, or start this service again", self.topic)
         self._warn_of_open_transactions(ends)
         is_working = has_moved or not any(self.lags.values())
-        return is_there and is_working and committed.keys() == ends.keys() and self.consumer.generation is not None
+        is_well = is_there and is_working and self.lag != "unknown"
+        self.well_at = time.time() if is_well else self.well_at
+        return is_well
 
-    def _is_answered(self, topic: str) -> bool:
+    def _is_answered(self) -> bool:
         # The client does not say that Kafka is gone. A permission that is missing raises an error here. What is asked
         # for is a partition of one's own: the offset of another's is not told while a transaction is open on it.
-        partition = next(iter(self.consumer.client.assignment()), TopicPartition(topic, 0))
+        partition = next(iter(self.consumer.client.assignment()), TopicPartition(self.topic, 0))
         try:
             self.consumer.client.committed(partition, timeout_ms=PROBE_MS)
         except KafkaTimeoutError:
@@ -76,35 +82,21 @@ class Progress:
         return True
 
     def _warn_of_open_transactions(self, ends: dict[TopicPartition, int]) -> None:
+        positions = {} if self.consumer.unread else self.consumer.places.positions
         waiting = {
-            partition: position
-            for partition, position in self.consumer.places.positions.items()
-            if position < ends.get(partition, 0) and not self.consumer.unread
+            partition: position for partition, position in positions.items() if position < ends.get(partition, 0)
         }
         stuck = [partition for partition, position in waiting.items() if self.waiting_before.get(partition) == position]
-        stable_ends: dict[TopicPartition, int] = {}
+        self.waiting_before = waiting
         with suppress(KafkaTimeoutError):
             stable_ends = self.consumer.client.end_offsets(stuck, timeout_ms=ANSWER_MS) if stuck else {}
-        for partition, end in stable_ends.items():  # for a reader of committed records
-            if end <= waiting[partition]:
-                log.warning(
-                    "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets"
-                    " follow. Kafka ends it after that producer's transaction.timeout.ms",
-                    *partition,
-                    waiting[partition],
-                    ends[partition] - waiting[partition],
-                )
-        self.waiting_before = waiting
+            for partition, end in stable_ends.items():  # for a reader of committed records
+                if end <= (position := waiting[partition]):
+                    log.warning(OPEN_TRANSACTION, *partition, position, ends[partition] - position)
 
     def warn_of_repetition(self, partition: TopicPartition, outputs: Iterable[str]) -> None:
         """Log that a partition is read from its beginning, if the outputs show that it has been read before."""
         theirs = [TopicPartition(topic, partition.partition) for topic in outputs]
         with suppress(KeyError):  # from the client, where this user may not see one of them: the next step says so
-            if not any(self.consumer.client.end_offsets(theirs, timeout_ms=ANSWER_MS).values()):
-                return
-            log.warning(
-                "%s[%d]: the group %s has no offset, though the output topics are not empty. All that is still there"
-                " is read again. Kafka forgets a group's offsets after offsets.retention.minutes, by default 7 days",
-                *partition,
-                self.consumer.group,
-            )
+            if any(self.consumer.client.end_offsets(theirs, timeout_ms=ANSWER_MS).values()):
+                log.warning(NO_OFFSET, *partition, self.consumer.group)

@@ -6,8 +6,7 @@ import pytest
 from kafka.errors import KafkaError, ProducerFencedError
 
 from exactly_once import Branching, Decision
-from exactly_once.explain import explain
-from exactly_once.member import Member
+from exactly_once.member import Member, explain
 from service.settings import Environment
 
 ENVIRONMENT = Environment({"KAFKA_BROKER_URL": "localhost:1", "TRANSACTIONAL_ID": "this-one"})
@@ -26,7 +25,7 @@ def test_an_unexpected_error_is_told_by_its_place(fail: Callable[[], object]) ->
         fail()
     line = explain(raised.value, *PROCESS)
     assert line.startswith(f"an unexpected {raised.type.__name__} in ")
-    assert "test_explain.py:" in line
+    assert "test_member.py:" in line
     assert "secret" not in line
 
 
