@@ -1,22 +1,16 @@
 """The input: read as a member of the consumer group, in portions of bounded size."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kafka import TopicPartition
-from kafka.errors import (
-    KafkaError,
-    KafkaTimeoutError,
-    LogTruncationError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-)
+from kafka import TopicPartition, errors
+from kafka.errors import KafkaError
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
 from exactly_once.decoding import Chunk
 from exactly_once.job import Input, Portion
-from exactly_once.places import Places
+from exactly_once.places import OnAssignment, Places
 from exactly_once.unpacking import unpack
 from exactly_once.whole_batches import join
 from service.settings import Cluster
@@ -46,17 +40,11 @@ class Consumer:
     """Reads topics as a member of a group. Its assignment and positions change with each rebalance."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        stopping: Stopping,
-        group: str,
-        inputs: Sequence[Input],
-        on_assignment: Callable[[Mapping[TopicPartition, int | None]], None],
+        self, cluster: Cluster, stopping: Stopping, group: str, inputs: Sequence[Input], on_assignment: OnAssignment
     ) -> None:
-        """Subscribe. Raises KafkaError.
+        """Subscribe. Reading begins at the committed offsets, or at the beginning of a topic that is replayed.
 
-        After each rebalance on_assignment gets this instance's partitions, each with its committed offset or None.
-        Reading begins there, or at the beginning if the topic is replayed.
+        Raises KafkaError.
         """
         self.group = group
         self.replayed = {input.topic for input in inputs if input.is_replayed}
@@ -89,17 +77,17 @@ class Consumer:
             return Portion({}, self.places.rewind(), group)
         if batches:
             self.unread = unpack(batches)
-        taken = self._take()
+        chunks = self._take()
         # Markers, aborted records and gaps go with the records of other partitions, or by themselves if there are none
         # to commit. While there is more to take, the positions are ahead of it.
         places = self.places
-        passed = places.positions if (taken or wait) and not self.unread else {}
-        read_to = passed | {partition: found[-1].next_offset for partition, found in taken.items()}
+        passed = places.positions if (chunks or wait) and not self.unread else {}
+        read_to = passed | {partition: taken[-1].next_offset for partition, taken in chunks.items()}
         offsets = {p: offset for p, offset in read_to.items() if offset > places.read_to[p]}
-        if stuck := [p for p in taken if p not in offsets and p.topic not in self.replayed]:
+        if stuck := [p for p in chunks if p not in offsets and p.topic not in self.replayed]:
             raise KafkaError(f"{stuck[0].topic}[{stuck[0].partition}]: read below offset {places.read_to[stuck[0]]}")
         places.read_to |= offsets
-        return Portion(taken, offsets, group)
+        return Portion(chunks, offsets, group)
 
     def _poll(self, wait: bool) -> dict[TopicPartition, list[Any]]:
         pause = max(0.0, self.polled_at + PACE_SECONDS - time.monotonic())
@@ -110,11 +98,11 @@ class Consumer:
         try:
             batches = self.client.poll(timeout_ms=POLL_MS if wait else 0)
             self.places.update()
-        except NoOffsetForPartitionError:  # newly assigned: rewind says where to begin
+        except errors.NoOffsetForPartitionError:  # newly assigned: rewind says where to begin
             pass
-        except OffsetOutOfRangeError as error:
+        except errors.OffsetOutOfRangeError as error:
             self.places.reposition(dict.fromkeys(error.args[0]))
-        except LogTruncationError as error:
+        except errors.LogTruncationError as error:
             self.places.reposition(error.divergent_offsets)
             batches = {p: found for p, found in batches.items() if p not in error.divergent_offsets}
         size = sum(len(record.value.data) for records in batches.values() for record in records)
@@ -131,20 +119,20 @@ class Consumer:
         self.unstable_seconds += min(now - self.looked_at, LOOK_SECONDS)
         self.looked_at = now
         if self.unstable_seconds > REJOIN_SECONDS:
-            raise KafkaTimeoutError(f"this instance does not get into the group {group.group_id}: {group.state}")
+            raise errors.KafkaTimeoutError(f"this instance does not get into the group {group.group_id}: {group.state}")
         return False
 
     def _take(self) -> dict[TopicPartition, list[Chunk]]:
-        # Takes from the fetched chunks as many as a portion may hold.
-        taken: dict[TopicPartition, list[Chunk]] = {}
+        # Takes as many as a portion may hold.
+        chunks: dict[TopicPartition, list[Chunk]] = {}
         size = count = 0
         for partition, chunk in self.unread or ():
-            taken.setdefault(partition, []).append(chunk)
+            chunks.setdefault(partition, []).append(chunk)
             size, count = size + len(chunk.records), count + chunk.record_count
             if size >= PORTION_BYTES or count >= PORTION_RECORDS:
-                return taken
+                return chunks
         self.unread = None
-        return taken
+        return chunks
 
     def close(self) -> None:
         """Leave the group, so that others need not wait for the session timeout."""

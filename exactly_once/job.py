@@ -64,10 +64,9 @@ class Target(NamedTuple):
         """Return why a record does not get into the topic, by the size of a batch with nothing else; "" if it does."""
         if batch_bytes > self.max_message_bytes:
             return f"too large: {batch_bytes:,} bytes, more than the {self.max_message_bytes:,} of max.message.bytes"
-        is_in_range = self.least_timestamp <= timestamp < 2**63
-        return (
-            "" if is_in_range else f"bad time: {timestamp} is more than 64 bits, or below -1 for the compression.type"
-        )
+        if not self.least_timestamp <= timestamp < 2**63:
+            return f"bad time: {timestamp} is more than 64 bits, or below -1 for the compression.type"
+        return ""
 
 
 class Outgoing(NamedTuple):
@@ -110,24 +109,21 @@ class Out:
         It goes to the partition of its key, or without a key to the one that its cause came from. Returns why the topic
         does not take it, and then it is not written; "" if it is.
         """
-        time = cause.timestamp if timestamp is None else timestamp
-        return self._write(topic, source, key, cause.offset, time, content_of(key, value))
+        cause = cause if timestamp is None else cause._replace(timestamp=timestamp)
+        return self._write(topic, source, cause, key, content_of(key, value))
 
     def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> str:
         """Write a record as it is, but with this key, to the partition of the key. Returns what `write` does."""
         length, at = read_varint(record.content, 0)
         content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
-        return self._write(topic, source, key, record.offset, record.timestamp, content)
+        return self._write(topic, source, record, key, content)
 
-    def _write(
-        self, topic: str, source: TopicPartition, key: bytes | None, offset: int, timestamp: int, content: bytes
-    ) -> str:
-        target, number = self.targets[topic], source.partition
-        if key is not None:
-            number = murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
-        if not (refusal := target.refusal(batch_bytes(content), timestamp)):
+    def _write(self, topic: str, source: TopicPartition, cause: Record, key: bytes | None, content: bytes) -> str:
+        target = self.targets[topic]
+        number = source.partition if key is None else murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
+        if not (refusal := target.refusal(batch_bytes(content), cause.timestamp)):
             partition = TopicPartition(topic, number % target.partitions)
-            self._records[partition, source].add(offset, timestamp, content)
+            self._records[partition, source].add(cause.offset, cause.timestamp, content)
         return refusal
 
     def finish(self) -> None:

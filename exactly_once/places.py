@@ -19,16 +19,15 @@ FOREIGN = (
     " A program that only looks needs a group of its own (docs/operations.md)"
 )
 
+OnAssignment = Callable[[Mapping[TopicPartition, int | None]], None]
+"""Called after each rebalance with this instance's partitions, each with its committed offset or None."""
+
 
 class Places:
     """The offsets of a consumer's partitions. All of them begin afresh with each rebalance."""
 
     def __init__(
-        self,
-        client: KafkaConsumer,
-        group: str,
-        replayed: Collection[str],
-        on_assignment: Callable[[Mapping[TopicPartition, int | None]], None],
+        self, client: KafkaConsumer, group: str, replayed: Collection[str], on_assignment: OnAssignment
     ) -> None:
         self.client, self.group, self.replayed, self.on_assignment = client, group, replayed, on_assignment
         self.positions: dict[TopicPartition, int] = {}
