@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import snappy
+import cramjam  # what python-snappy is made of
 import zstandard
 from lz4 import block as lz4_block
 
@@ -73,14 +73,10 @@ def _snappy(data: memoryview) -> Iterator[Bytes]:
 
 
 def _snappy_block(data: memoryview) -> Bytes:
-    size = 0
-    for i, byte in enumerate(data[:5]):  # a block begins with its size as a number of seven bits a byte
-        size |= (byte & 127) << 7 * i
-        if byte < 128:
-            break
+    size = cramjam.snappy.decompress_raw_len(data)
     if size > BLOCK_BYTES:
         raise BatchError(f"a snappy block of {size:,} bytes")
-    return bytes(snappy.decompress(data.tobytes()))
+    return bytes(cramjam.snappy.decompress_raw(data))
 
 
 def _lz4(data: memoryview) -> Iterator[Bytes]:
