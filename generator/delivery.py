@@ -30,21 +30,17 @@ class Delivery:
         failures = []
         while self.in_flight and self.in_flight[0].is_done:
             error = self.in_flight.popleft().exception
-            self.is_stuck = error is not None
-            if error is None:
-                self.delivered += 1
-            else:
-                failures.append(error)
+            self.is_stuck = bool(error)
+            failures += [error] if error else []
+            self.delivered += not error
         self.failed += len(failures)
-        if failures and isinstance(failures[0], AuthorizationError):
-            raise KafkaError(
-                f"no permission for WRITE on the topic {self.topic}: allow it to this user ({failures[0]})"
-            )
-        if failures and isinstance(failures[0], KafkaTimeoutError):
-            # The client would hold back all that follows, even once Kafka is back.
+        first = failures[0] if failures else None
+        if isinstance(first, AuthorizationError):
+            raise KafkaError(f"no permission for WRITE on the topic {self.topic}: allow it to this user ({first})")
+        if isinstance(first, KafkaTimeoutError):  # the client would hold back all that follows, even if Kafka is back
             raise KafkaError(f"{len(failures)} transactions had no answer for two minutes: a restart begins anew")
-        if failures:
-            log.error("%d transactions could not be delivered, the first because of %r", len(failures), failures[0])
+        if first:
+            log.error("%d transactions could not be delivered, the first because of %r", len(failures), first)
 
     def report(self) -> None:
         """Write the line every REPORT_SECONDS, and the heartbeat unless something waits and nothing is delivered.
