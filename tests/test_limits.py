@@ -14,6 +14,8 @@ from embedded.records import Record
 from exactly_once.topics import MAX_MESSAGE_BYTES
 from harness import transaction, wait_until_at_work
 
+pytestmark = pytest.mark.guarantee
+
 UNLIMITED = "9223372036854775807"
 DAY_MS = 24 * 3600 * 1000
 BEFORE, AFTER = "message.timestamp.before.max.ms", "message.timestamp.after.max.ms"
