@@ -46,7 +46,7 @@ class Watchdog:
     def __exit__(self, *error: object) -> None:
         """Kill all watched processes and delete the folder; return when this is done."""
         self._tell("end")
-        self._process.communicate()
+        self._process.communicate(timeout=120)
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None

@@ -1,4 +1,4 @@
-"""What the tests cost: how long each file takes, the slowest tests, and the longest of the files."""
+"""What the tests cost, and which of them are unstable."""
 
 from collections import Counter
 
@@ -13,8 +13,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     SECONDS[report.nodeid] += report.duration  # type: ignore[assignment]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the ten slowest tests, and the sums of the ten slowest files."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the ten slowest tests, the sums of the ten slowest files, and after a second try what is unstable."""
     files = Counter[str]()
     for test, seconds in SECONDS.items():
         files[test.partition("::")[0]] += seconds
@@ -22,3 +22,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{title}, {sum(found.values()):.0f} s in all")
         for name, seconds in found.most_common(10):
             terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
+    if config.option.lf:  # the second try of .ci/run
+        unstable = [report.nodeid for report in terminalreporter.getreports("passed")]
+        terminalreporter.section(f"{len(unstable)} unstable tests, which failed once and then passed")
+        terminalreporter.write_line("\n".join(unstable))

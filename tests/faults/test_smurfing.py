@@ -157,8 +157,9 @@ def test_killed(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
             trial.settle()
             states = trial.random.choice([(), ("Ongoing",), ("PrepareCommit", "CompleteCommit")])
             with trial.fault():
+                deadline = time.monotonic() + 120
                 while states and state(admin, f"{trial.pipeline.name}-0") not in states:
-                    pass
+                    assert time.monotonic() < deadline, detector.log
                 detector.service.process.send_signal(signal.SIGKILL)
     audits.append(trial.check())
 
