@@ -35,17 +35,26 @@ def command(download: bool) -> list[str]:
     *newest, compiler = jars.prepare(JARS)
     key = hashlib.sha256(SOURCE.read_bytes() + VERSION.encode())
     classes = jars.cache_folder().parent / "bench" / key.hexdigest()[:16]
-    class_path = os.pathsep.join(map(str, [classes, *newest, *jars.prepare()]))  # the first that has a class wins
+    class_path = [classes, *newest, *jars.prepare()]  # the first that has a class wins
     if not classes.exists():
         _compile(compiler, class_path, classes)
     # The heap is limited as the broker's is. By default it may grow to a quarter of the machine's memory.
     return java_command(SOURCE.stem, options=["-Xmx512m"], log_level="WARN", class_path=class_path)
 
 
-def _compile(compiler: Path, class_path: str, classes: Path) -> None:
+def _compile(compiler: Path, class_path: list[Path], classes: Path) -> None:
     classes.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=classes.parent) as partial:
-        arguments = ["-17", "-nowarn", "-proc:none", "-cp", class_path, "-d", f"{partial}/classes", str(SOURCE)]
+        arguments = [
+            "-17",
+            "-nowarn",
+            "-proc:none",
+            "-cp",
+            os.pathsep.join(map(str, class_path)),
+            "-d",
+            f"{partial}/classes",
+            str(SOURCE),
+        ]
         done = subprocess.run([str(JAVA), "-jar", str(compiler), *arguments], capture_output=True, text=True)
         if done.returncode:
             raise JarError(f"{SOURCE.name} does not compile:\n{done.stderr}")

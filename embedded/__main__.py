@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from embedded import Cluster, JarError, PortTakenError, ServerError, jars
+from embedded import KAFKA_3, KAFKA_4, Cluster, JarError, PortTakenError, ServerError, jars
 from embedded.java import TOOLS, tool_command
 from embedded.secure import SecuredCluster
 
@@ -18,12 +18,15 @@ def main() -> int:
             command = tool_command(*sys.argv[1:])
             os.execv(command[0], command)  # The tool takes this process over: its streams, signals and exit code.
         arguments = _parse()
+        line = KAFKA_3 if arguments.zookeeper else KAFKA_4
         if arguments.command == "prepare":
-            print(f"{len(jars.prepare())} jars of Kafka {jars.KAFKA_VERSION} are ready in {jars.cache_folder()}")
+            print(f"{len(jars.prepare(line))} jars of Kafka {line.version} are ready in {jars.cache_folder()}")
         elif arguments.command == "lock":
-            jars.lock()
+            jars.lock(line)
+        elif arguments.secure:
+            _run(SecuredCluster(arguments.port, line))
         else:
-            _run(SecuredCluster(arguments.port) if arguments.secure else Cluster(arguments.brokers, arguments.port))
+            _run(Cluster(arguments.brokers, arguments.port, line=line))
     except (JarError, PortTakenError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, PortTakenError) else 1
@@ -49,6 +52,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--secure", action="store_true", help="one broker that asks for TLS, SCRAM-SHA-512 and permissions"
     )
+    parser.add_argument(
+        "--zookeeper", action="store_true", help=f"Kafka {KAFKA_3.version} with ZooKeeper, not Kafka {KAFKA_4.version}"
+    )
     arguments = parser.parse_args()
     if arguments.secure and arguments.brokers > 1:
         parser.error("--secure is for one broker")
@@ -62,8 +68,8 @@ def _run(kafka: Cluster) -> None:
     try:
         with kafka as cluster:
             print(
-                f"Kafka {jars.KAFKA_VERSION} is ready: bootstrap servers {cluster.bootstrap_servers}, "
-                f"ZooKeeper on port {cluster.zookeeper.port}. Ctrl-C ends it and deletes its data.",
+                f"Kafka {cluster.line.version} is ready: bootstrap servers {cluster.bootstrap_servers}. "
+                "Ctrl-C ends it and deletes its data.",
                 flush=True,
             )
             if isinstance(cluster, SecuredCluster):
@@ -71,7 +77,7 @@ def _run(kafka: Cluster) -> None:
                 for user in cluster.users:
                     print(" ".join(f"{name}={value}" for name, value in cluster.environ(user).items()), flush=True)
             while True:
-                for server in (cluster.zookeeper, *cluster.brokers):
+                for server in cluster.servers:
                     server.check()
                 time.sleep(1)
     except KeyboardInterrupt:

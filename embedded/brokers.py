@@ -1,79 +1,28 @@
-"""ZooKeeper and the brokers: their properties, and how to check that each is healthy."""
+"""The brokers: their properties, and how to check that each is healthy."""
 
+import shlex
 import socket
 import struct
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
+from embedded.java import BRIEF, java_command
 from embedded.server import Server
 from embedded.watchdog import Watchdog
 
 HOST = "127.0.0.1"
 
 
-class ZooKeeper(Server):
-    """The cluster's ZooKeeper."""
-
-    def __init__(self, port: int, watchdog: Watchdog) -> None:
-        properties = {
-            "dataDir": str(watchdog.folder / "zookeeper"),
-            "clientPortAddress": HOST,
-            "clientPort": str(port),
-            "tickTime": "500",  # Sessions end on a tick: a short one notices a killed broker soon.
-            "maxSessionTimeout": "60000",
-            "admin.enableServer": "false",
-            "4lw.commands.whitelist": "ruok,dump",
-        }
-        main_class = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        super().__init__("zookeeper", port, main_class, "-Xmx128m", properties, watchdog)
-
-    def answers(self) -> bool:
-        """Whether ZooKeeper reports that it is healthy."""
-        return self.ask("ruok") == "imok"
-
-    def ask(self, word: str) -> str:
-        """Return ZooKeeper's answer to a four-letter word, or "" when there is none within a second."""
-        with suppress(OSError), socket.create_connection((HOST, self.port), timeout=1) as connection:
-            connection.sendall(word.encode())
-            return connection.makefile().read()
-        return ""
-
-
 class Broker(Server):
     """One broker of the cluster."""
 
-    def __init__(self, id: int, port: int, watchdog: Watchdog, zookeeper: ZooKeeper, config: Mapping[str, str]) -> None:
+    def __init__(
+        self, id: int, port: int, config: Mapping[str, str], class_path: Sequence[Path], watchdog: Watchdog
+    ) -> None:
         self.id = id
-        self._zookeeper = zookeeper
-        properties = {
-            "broker.id": str(id),
-            "listeners": f"PLAINTEXT://{HOST}:{port}",
-            "log.dirs": str(watchdog.folder / f"broker-{id}"),
-            "zookeeper.connect": f"{HOST}:{zookeeper.port}",
-            "zookeeper.connection.timeout.ms": "60000",
-            "zookeeper.session.timeout.ms": "4000",
-            **config,
-        }
-        super().__init__(f"broker-{id}", port, "kafka.Kafka", "-Xmx512m", properties, watchdog)
-
-    def start(self) -> None:
-        """Start the process and return at once, or after a few seconds if the broker was killed just now.
-
-        ZooKeeper considers a killed broker alive until its session expires. A second broker with the same id
-        ends at once, so this waits for that.
-        """
-        deadline = time.monotonic() + 60
-        while self._is_registered() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        super().start()
-
-    def _is_registered(self) -> bool:
-        # Whether ZooKeeper considers an ended broker alive. On a busy machine it may not answer within a second.
-        if self.running or self._exit_code is None or not self._zookeeper.running:
-            return False
-        answer = self._zookeeper.ask("dump")
-        return not answer or f"/brokers/ids/{self.id}\n" in answer
+        properties = {"node.id": f"{id}", "log.dirs": f"{watchdog.folder}/broker-{id}", **config}
+        super().__init__(f"broker-{id}", port, "kafka.Kafka", "-Xmx512m", properties, class_path, watchdog)
 
     def answers(self) -> bool:
         """Whether the broker answers a Metadata request, and the cluster knows it."""
@@ -94,3 +43,36 @@ class Broker(Server):
                 ids.add(id)
             return ids
         return set()
+
+
+class KraftBroker(Broker):
+    """One that is also a controller, and begins with a folder that is formatted for this cluster."""
+
+    def __init__(
+        self,
+        cluster_id: str,
+        controllers: Sequence[int],
+        id: int,
+        port: int,
+        config: Mapping[str, str],
+        class_path: Sequence[Path],
+        watchdog: Watchdog,
+    ) -> None:
+        """The ports of all controllers are in the order of the brokers' ids."""
+        listeners = config.get("listeners", f"PLAINTEXT://{HOST}:{port}")
+        protocols = config.get("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT")
+        properties = {
+            **config,
+            "process.roles": "broker,controller",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": ",".join(f"{n}@{HOST}:{inner}" for n, inner in enumerate(controllers)),
+            "listeners": f"{listeners},CONTROLLER://{HOST}:{controllers[id]}",
+            "listener.security.protocol.map": f"{protocols},CONTROLLER:PLAINTEXT",
+            "broker.session.timeout.ms": "4000",
+            "broker.heartbeat.interval.ms": "500",
+        }
+        super().__init__(id, port, properties, class_path, watchdog)
+        storage = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(self._file))
+        formatting = java_command(*storage, options=BRIEF, class_path=class_path, log_level="WARN")
+        formatted = f"[ -e {watchdog.folder}/broker-{id}/meta.properties ] || {shlex.join(formatting)}"
+        self._command = ["sh", "-c", f"{formatted} && exec {shlex.join(self._command)}"]

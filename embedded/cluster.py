@@ -1,19 +1,23 @@
-"""A Kafka cluster of real brokers and a real ZooKeeper on free ports of 127.0.0.1, for as long as a `with` block."""
+"""A Kafka cluster of real brokers on free ports of 127.0.0.1, for as long as a `with` block."""
 
 import random
+import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from embedded.brokers import HOST, Broker, ZooKeeper
+from embedded import jars
+from embedded.brokers import HOST, Broker, KraftBroker
+from embedded.jars import KAFKA_3, KAFKA_4, Line
 from embedded.java import tool_command
-from embedded.server import uninterrupted
+from embedded.server import READY_SECONDS, Server, ServerError, uninterrupted
 from embedded.watchdog import Watchdog
+from embedded.zookeeper import ZooKeeper, ZooKeeperBroker
 
 
 class PortTakenError(Exception):
@@ -21,16 +25,22 @@ class PortTakenError(Exception):
 
 
 class Cluster:
-    """ZooKeeper and `brokers` brokers, ready within the `with` block and gone without a trace after it.
+    """Brokers, ready within the `with` block and gone without a trace after it.
 
-    The brokers listen on `port`, `port + 1` and so on, or on free ports if it is 0. `config` adds to the brokers'
-    properties, or replaces them.
+    Each broker of Kafka 4 is a controller, too; those of Kafka 3.9 have a ZooKeeper beside them. They listen on `port`,
+    `port + 1` and so on, or on free ports if it is 0. `config` adds to the brokers' properties, or replaces them.
     """
 
     zookeeper: ZooKeeper
-    brokers: list[Broker]
+    """Of Kafka 3.9 alone."""
+    brokers: Sequence[Broker]
+    servers: list[Server]
+    """All processes."""
 
-    def __init__(self, brokers: int = 1, port: int = 0, config: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, brokers: int = 1, port: int = 0, config: Mapping[str, str] | None = None, line: Line = KAFKA_4
+    ) -> None:
+        self.line = line
         self._count = brokers
         self._port = port
         replicas = min(3, brokers)
@@ -62,26 +72,41 @@ class Cluster:
         Raises:
             JarError: a jar cannot be downloaded or is not the locked one.
             PortTakenError: another process listens on the port asked for.
-            ServerError: a server ends at its start, or is not ready within two minutes.
+            ServerError: a server ends at its start, or is not ready within five minutes.
         """
-        zookeeper_port, *ports = free_ports(1 + self._count)
+        class_path = jars.prepare(self.line)
+        ports, inner = free_ports(self._count), free_ports(self._count)
         if self._port:
             ports = [self._port + i for i in range(self._count)]
         for port in ports:
             check_free(port)
         with ExitStack() as stack:
             watchdog = uninterrupted(lambda: stack.enter_context(Watchdog()))
-            self.zookeeper = ZooKeeper(zookeeper_port, watchdog)
-            self.brokers = [Broker(id, port, watchdog, self.zookeeper, self._config) for id, port in enumerate(ports)]
-            servers = [self.zookeeper, *self.brokers]
-            for server in servers:
+            if self.line is KAFKA_3:
+                self.zookeeper = ZooKeeper(inner[0], class_path, watchdog)
+                self.brokers = [
+                    ZooKeeperBroker(self.zookeeper, id, port, self._config, class_path, watchdog)
+                    for id, port in enumerate(ports)
+                ]
+                self.servers = [self.zookeeper, *self.brokers]
+            else:
+                cluster_id = secrets.token_urlsafe(16)
+                self.brokers = [
+                    KraftBroker(cluster_id, inner, id, port, self._config, class_path, watchdog)
+                    for id, port in enumerate(ports)
+                ]
+                self.servers = [*self.brokers]
+            for server in self.servers:
                 stack.callback(server.kill)
                 server.start()
-            for server in servers:
+            for server in self.servers:
                 server.wait_ready()
+            deadline = time.monotonic() + READY_SECONDS
             while any(len(broker.known_brokers()) < self._count for broker in self.brokers):
-                for server in servers:
+                for server in self.servers:
                     server.check()
+                if time.monotonic() > deadline:
+                    raise ServerError(f"the brokers do not find each other within {READY_SECONDS} s")
                 time.sleep(0.05)
             self._stack = stack.pop_all()
         return self

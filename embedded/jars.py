@@ -1,4 +1,4 @@
-"""The jars of Kafka and ZooKeeper: locked by SHA-256, downloaded once by jgo, checked at every use."""
+"""The jars of each line of Kafka: locked by SHA-256, downloaded once by jgo, checked at every use."""
 
 import fcntl
 import hashlib
@@ -15,13 +15,29 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
-KAFKA_VERSION = "3.9.2"
-LOCK_FILE = Path(__file__).with_name("jgo.lock.toml")
 RETRY_PAUSES = (0, 1, 3)  # seconds before each attempt to download a jar
 
 
 class JarError(Exception):
     """A jar cannot be downloaded, or is not the one of the lock file."""
+
+
+class Line(NamedTuple):
+    """A line of Kafka that the pipeline runs on."""
+
+    version: str
+    authorizer: str
+    """Its class for permissions."""
+
+    @property
+    def lock_file(self) -> Path:
+        """The committed list of its jars."""
+        return Path(__file__).with_name(f"kafka-{self.version[0]}.lock.toml")
+
+
+KAFKA_4 = Line("4.4.0", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+KAFKA_3 = Line("3.9.2", "kafka.security.authorizer.AclAuthorizer")
+"""The tutorial's, the last one with ZooKeeper."""
 
 
 class Jar(NamedTuple):
@@ -38,27 +54,27 @@ def cache_folder() -> Path:
     return Path(cache) / "streaming-fraud-detection" / "jars"
 
 
-def locked_jars() -> list[Jar]:
-    """Return the jars that the committed lock file names."""
+def locked_jars(line: Line = KAFKA_4) -> list[Jar]:
+    """Return the jars that the lock file of a line names."""
     return [
         Jar(
             f"{entry['groupId']}:{entry['artifactId']}:{entry['version']}",
             f"{entry['artifactId']}-{entry['version']}.jar",
             entry["sha256"],
         )
-        for entry in tomllib.loads(LOCK_FILE.read_text())["dependencies"]
+        for entry in tomllib.loads(line.lock_file.read_text())["dependencies"]
     ]
 
 
-def prepare(jars: Sequence[Jar] = ()) -> list[Path]:
-    """Return the paths of these jars, by default of all locked ones, after downloading those that the cache lacks.
+def prepare(jars: Sequence[Jar] | Line = KAFKA_4) -> list[Path]:
+    """Return the paths of these jars, or of a line's, after downloading those that the cache lacks.
 
     Needs no network once the jars are cached. Every jar is checked every time. Progress goes to stderr.
 
     Raises:
         JarError: a download fails at every attempt, or a jar has another hash than the lock file says.
     """
-    jars, folder = jars or locked_jars(), cache_folder()
+    jars, folder = locked_jars(jars) if isinstance(jars, Line) else jars, cache_folder()
     if not all((folder / jar.file_name).exists() for jar in jars):
         _download(jars, folder)
     for jar in jars:
@@ -77,7 +93,7 @@ def _download(jars: Sequence[Jar], folder: Path) -> None:
         maven = MavenContext(repo_cache=partial, timeout=30)
         missing = [jar for jar in jars if not (folder / jar.file_name).exists()]
         if missing:
-            print(f"Downloading {len(missing)} jars of Kafka {KAFKA_VERSION}, once, to {folder}", file=sys.stderr)
+            print(f"Downloading {len(missing)} jars, once, to {folder}", file=sys.stderr)
         for number, jar in enumerate(missing, 1):
             print(f"[{number}/{len(missing)}] {jar.file_name}", file=sys.stderr)
             # jgo writes into `partial`: a jar gets its place in `folder` only when it is whole and right.
@@ -108,13 +124,13 @@ def _check(jar: Jar, path: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != jar.sha256:
         raise JarError(
-            f"{jar.file_name} is not the jar that {LOCK_FILE.name} locks: expected SHA-256 {jar.sha256}, "
+            f"{jar.file_name} is not the jar that is locked: expected SHA-256 {jar.sha256}, "
             f"found {found}. Delete {path} and run `python -m embedded prepare` to download it again."
         )
 
 
-def lock() -> None:
-    """Resolve the jars of `KAFKA_VERSION` again and write the lock file: this is how to move to another Kafka."""
+def lock(line: Line) -> None:
+    """Resolve the jars of a line again and write its lock file: this is how to move to another version."""
     from jgo.env import LockFile
     from jgo.maven import MavenContext
 
@@ -123,10 +139,10 @@ def lock() -> None:
         # Kafka Connect is 42 of 105 jars. No broker and none of our tools loads it.
         connect = maven.project("org.apache.kafka", "connect-runtime")
         wanted = [
-            maven.create_dependency(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"),
-            maven.create_dependency(f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}", exclusions=[connect]),
+            maven.create_dependency(f"org.apache.kafka:kafka_2.13:{line.version}"),
+            maven.create_dependency(f"org.apache.kafka:kafka-tools:{line.version}", exclusions=[connect]),
             maven.create_dependency("org.slf4j:slf4j-reload4j:1.7.36"),
         ]
         direct, transitive = maven.resolver.resolve(wanted)
         dependencies = direct + [jar for jar in transitive if jar.scope in ("compile", "runtime")]
-        LockFile.from_resolved_dependencies(dependencies, environment_name="kafka").save(LOCK_FILE)
+        LockFile.from_resolved_dependencies(dependencies, environment_name="kafka").save(line.lock_file)

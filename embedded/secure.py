@@ -16,15 +16,10 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from embedded.brokers import HOST
 from embedded.cluster import Cluster, check_free, free_ports
+from embedded.jars import KAFKA_4, Line
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LOGIN, SCRAM = "org.apache.kafka.common.security", "scram.ScramLoginModule required"
-
-AUTHORIZER = {
-    "authorizer.class.name": "kafka.security.authorizer.AclAuthorizer",
-    "super.users": "User:ANONYMOUS",  # whoever connects through the open listener
-}
-"""Properties of a broker that denies a user whatever is not explicitly allowed."""
 
 
 class Authority:
@@ -57,6 +52,12 @@ class Listener(NamedTuple):
     mechanisms: Sequence[str] = MECHANISMS
     client_authority: Path | None = None
     """Each client has to show a certificate of this authority."""
+
+
+def authorizer(line: Line) -> dict[str, str]:
+    """Return the properties of a broker that denies a user whatever is not explicitly allowed."""
+    # The super user is whoever connects through the open listener.
+    return {"authorizer.class.name": line.authorizer, "super.users": "User:ANONYMOUS"}
 
 
 def properties(own_port: int, clients: Mapping[str, Listener], users: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +104,7 @@ class SecuredCluster(Cluster):
     which everything is allowed; it can be reached only from this machine.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, line: Line = KAFKA_4) -> None:
         """The port is for clients; 0 means a free one."""
         own, free = free_ports(2)
         self._folder = TemporaryDirectory(prefix="embedded-kafka-certificates-")
@@ -112,7 +113,7 @@ class SecuredCluster(Cluster):
         self.client_port = port or free
         certificate = self._authority.issue("localhost", HOST)
         clients = {"CLIENTS": Listener(self.client_port, "SASL_SSL", certificate, ["SCRAM-SHA-512"])}
-        super().__init__(port=own, config=AUTHORIZER | properties(own, clients, {}))
+        super().__init__(port=own, config=authorizer(line) | properties(own, clients, {}), line=line)
 
     def __enter__(self) -> Self:
         """Start the cluster, and create the users."""

@@ -1,16 +1,19 @@
 """A JVM of the cluster as a process: started, stopped, killed, paused, and waited for."""
 
+import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from embedded.java import java_command
 from embedded.watchdog import Watchdog
 
 T = TypeVar("T")
+READY_SECONDS = 300
 
 
 class ServerError(Exception):
@@ -21,7 +24,14 @@ class Server:
     """A JVM of the cluster. It keeps its port and its data from start to start."""
 
     def __init__(
-        self, name: str, port: int, main_class: str, heap: str, properties: Mapping[str, str], watchdog: Watchdog
+        self,
+        name: str,
+        port: int,
+        main_class: str,
+        heap: str,
+        properties: Mapping[str, str],
+        class_path: Sequence[Path],
+        watchdog: Watchdog,
     ) -> None:
         self.name = name
         self.port = port
@@ -29,11 +39,11 @@ class Server:
         self._log = watchdog.folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._exit_code: int | None = None
-        file = watchdog.folder / f"{name}.properties"
-        file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        self._file = watchdog.folder / f"{name}.properties"
+        self._file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
         # The JVM's temporary files go into the folder too, or a killed JVM would leave them behind.
         options = [heap, "-XX:+UseG1GC", f"-Djava.io.tmpdir={watchdog.folder}"]
-        self._command = java_command(main_class, str(file), options=options)
+        self._command = java_command(main_class, str(self._file), options=options, class_path=class_path)
 
     @property
     def running(self) -> bool:
@@ -91,7 +101,7 @@ class Server:
         self.start()
         self.wait_ready()
 
-    def wait_ready(self, timeout: float = 300) -> None:
+    def wait_ready(self, timeout: float = READY_SECONDS) -> None:
         """Wait up to `timeout` seconds until the server answers a request.
 
         Raises:
@@ -124,8 +134,8 @@ class Server:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)  # Does nothing when the process has ended.
+        if self.running and self._process:
+            os.killpg(self._process.pid, number)  # the group, as a start may consist of two JVMs
 
     def _wait_end(self, timeout: float) -> None:
         if self._process is None:

@@ -46,7 +46,7 @@ class Watchdog:
     def __exit__(self, *error: object) -> None:
         """Kill all watched processes and delete the folder; return when this is done."""
         self._tell("end")
-        self._process.communicate()
+        self._process.communicate(timeout=120)
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -61,7 +61,7 @@ def _watch(folder: str) -> None:
         (pids.add if line[0] == "+" else pids.discard)(int(line[1:]))
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)  # each leads a group of its own
     # A JVM that is just ending may still add a file: try again until the folder is gone.
     for _ in range(100):
         shutil.rmtree(folder, ignore_errors=True)

@@ -3,14 +3,18 @@
 import json
 import os
 import re
+import select
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
 import pytest
 from kafka.errors import KafkaError
 
-from embedded.pipeline import Pipeline
+from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import Restarted, Service, wait_until
 
@@ -27,6 +31,24 @@ AUDIT = (
     r"        [\d.]+% fraud, expected 10.01%",
 )
 """What the demo prints in the end."""
+
+
+STARTED: list[psutil.Process] = []
+"""What the test that runs has started by `start`."""
+
+
+def start(module: str, *arguments: str, **options: object) -> "subprocess.Popen[str]":
+    """Start one of our modules; at the end of the test it is killed, if it still runs, with all that it has started."""
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, **{"cwd": ROOT, "text": True} | options)  # type: ignore[call-overload]
+    STARTED.append(psutil.Process(process.pid))
+    return process  # type: ignore[no-any-return]
+
+
+def read_terminal(terminal: int) -> bytes:
+    """Return what comes next from a terminal; OSError once nobody writes to it any more."""
+    assert select.select([terminal], [], [], 240)[0], "nothing for four minutes"
+    return os.read(terminal, 65536)
 
 
 def unable(reason: str) -> NoReturn:

@@ -17,12 +17,14 @@ from kafka.admin import (
     ResourceType,
 )
 
-from embedded import Cluster
+from embedded import Cluster, Line
 from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
 from harness import transaction, wait_for_error, wait_for_shares, wait_until_at_work
+
+pytestmark = pytest.mark.guarantee
 
 TOPIC, GROUP, ID, CLUSTER = (
     ResourceType.TOPIC,
@@ -51,7 +53,7 @@ def ports() -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def guarded(ports: list[int]) -> Iterator[Cluster]:
+def guarded(line: Line, ports: list[int]) -> Iterator[Cluster]:
     """A broker that looks at permissions; what none is set for, everybody may do. It has several listeners."""
     listens = [f"127.0.0.1:{port}" for port in ports[:3]]
     advertises = [listens[0], *UNREACHABLE]
@@ -60,7 +62,7 @@ def guarded(ports: list[int]) -> Iterator[Cluster]:
         advertises.append(listens[3])
     names = ["PLAINTEXT", "WRONG", "UNKNOWN", "IPV6"][: len(listens)]
     config = {
-        "authorizer.class.name": "kafka.security.authorizer.AclAuthorizer",
+        "authorizer.class.name": line.authorizer,
         "allow.everyone.if.no.acl.found": "true",
         "listeners": ",".join(f"{name}://{address}" for name, address in zip(names, listens, strict=True)),
         "advertised.listeners": ",".join(
@@ -69,7 +71,7 @@ def guarded(ports: list[int]) -> Iterator[Cluster]:
         "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
         "inter.broker.listener.name": "PLAINTEXT",
     }
-    with Cluster(port=ports[0], config=config) as cluster:
+    with Cluster(port=ports[0], config=config, line=line) as cluster:
         yield cluster
 
 
@@ -204,9 +206,9 @@ def test_no_permission_to_create_a_topic(guarded: Cluster, missing: str) -> None
         ("default.replication.factor", ["transactions does not exist", "Replication factor: 3", "brokers: 1"]),
     ],
 )
-def test_a_broker_set_up_for_three(setting: str, words: list[str]) -> None:
+def test_a_broker_set_up_for_three(line: Line, setting: str, words: list[str]) -> None:
     """Where Kafka cannot create a topic for want of brokers, the line names it, and for an internal one the setting."""
-    with Cluster(config={setting: "3"}) as cluster:
+    with Cluster(config={setting: "3"}, line=line) as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers)
         with pipeline.restarted("detector") as detector:
             wait_for_error(detector, *words, *([setting] if words[0].startswith("__") else []))

@@ -24,7 +24,7 @@ from embedded import Cluster
 from embedded.cluster import free_ports
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record, write
-from harness import AUDIT, PLAIN_LINE, NoName, transaction
+from harness import AUDIT, PLAIN_LINE, NoName, read_terminal, start, transaction
 
 MARK = f"DEMO_TEST_{uuid.uuid4().hex}"
 """A variable that every process of these demos inherits."""
@@ -32,13 +32,8 @@ MARK = f"DEMO_TEST_{uuid.uuid4().hex}"
 
 def demo(*arguments: str, folder: Path = ROOT, **options: object) -> subprocess.Popen[str]:
     """Start the demo."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "demo", *arguments],
-        cwd=folder,
-        env=os.environ | {MARK: "", "TERM": "xterm"},
-        text=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options,  # type: ignore[call-overload]
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return start("demo", *arguments, cwd=folder, env=os.environ | {MARK: "", "TERM": "xterm"}, **streams | options)
 
 
 def left_behind() -> list[str]:
@@ -76,7 +71,7 @@ def test_in_a_terminal_it_shows_the_live_view_until_ctrl_c() -> None:
     os.close(theirs)
     output = b""
     while b"newest frauds" not in output:
-        output += os.read(ours, 65536)
+        output += read_terminal(ours)
         assert process.poll() is None, output
     assert left_behind()
     with urlopen(f"http://localhost:{port}/events", timeout=120) as events:
@@ -84,7 +79,7 @@ def test_in_a_terminal_it_shows_the_live_view_until_ctrl_c() -> None:
     process.send_signal(signal.SIGINT)
     while True:
         try:
-            output += os.read(ours, 65536)
+            output += read_terminal(ours)
         except OSError:  # the other side is closed
             break
     assert process.wait(240) == 0, output
@@ -228,7 +223,7 @@ def test_hostile_values_are_shown_as_text(cluster: Cluster) -> None:
         nonlocal output
         while text.encode() not in output:
             assert process.poll() is None, output
-            output += os.read(ours, 65536)
+            output += read_terminal(ours)
 
     read_until("newest frauds")
     corpus = [Record(case.value) for case in CORPUS]

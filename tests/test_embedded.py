@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from embedded import Cluster, ServerError, jars, records
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
+from harness import start
 
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1", "no_proxy": ""}
 
@@ -74,8 +74,7 @@ def embedded(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 def start_embedded(*options: str) -> "subprocess.Popen[str]":
     """Start `python -m embedded` on a free port, as a terminal does: in a process group of its own."""
-    command = [sys.executable, "-m", "embedded", "--port", "0", *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    return start("embedded", "--port", "0", *options, stdout=subprocess.PIPE, start_new_session=True)
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -124,12 +123,13 @@ def test_pause_makes_requests_time_out_until_resumed(kafka: Cluster) -> None:
     assert read(kafka, "paused") == [b"before", b"meanwhile"]
 
 
-def test_zookeeper_restarts_under_a_running_broker(kafka: Cluster) -> None:
+@pytest.mark.zookeeper
+def test_zookeeper_restarts_under_a_running_broker(cluster: Cluster) -> None:
     """The broker outlives a restart of ZooKeeper and can create topics after it."""
-    kafka.zookeeper.kill()
-    kafka.zookeeper.restart()
-    write(kafka, "after-zookeeper", b"1")
-    assert read(kafka, "after-zookeeper") == [b"1"]
+    cluster.zookeeper.kill()
+    cluster.zookeeper.restart()
+    write(cluster, "after-zookeeper", b"1")
+    assert read(cluster, "after-zookeeper") == [b"1"]
 
 
 def test_console_tool_reads_what_was_written(kafka: Cluster) -> None:
@@ -175,8 +175,7 @@ def test_signal_leaves_nothing_behind(end: signal.Signals, ready: bool, temporar
     assert process.stdout
     if ready:
         assert "is ready" in process.stdout.readline()
-    while not left_behind(temporary):
-        time.sleep(0.05)
+    wait_until(lambda: bool(left_behind(temporary)), 120)
     if end == signal.SIGINT:
         os.killpg(process.pid, end)
     else:
@@ -192,10 +191,7 @@ def test_killed_owner_leaves_nothing_behind(temporary: Path) -> None:
     assert "is ready" in process.stdout.readline()
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 120
-    while left_behind(temporary) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left_behind(temporary) == []
+    wait_until(lambda: not left_behind(temporary), 120, lambda: str(left_behind(temporary)))
 
 
 def test_taken_port_is_one_line_and_exit_code_2() -> None:

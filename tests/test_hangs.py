@@ -92,9 +92,8 @@ def slow_member(pipeline: Pipeline) -> Iterator[Event]:
         )
         with closing(consumer):
             consumer.subscribe([pipeline.transactions])
-            while not (consumer.poll(100) or consumer.assignment()):
-                pass
-            may_go_on.wait()
+            wait_until(lambda: bool(consumer.poll(100) or consumer.assignment()), 120)
+            may_go_on.wait(240)
             while not has_ended.is_set():
                 consumer.poll(100)
 
@@ -105,7 +104,7 @@ def slow_member(pipeline: Pipeline) -> Iterator[Event]:
     finally:
         may_go_on.set()
         has_ended.set()
-        thread.join()
+        thread.join(60)
 
 
 def stall(detector: Service, seconds: float) -> None:

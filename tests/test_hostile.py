@@ -30,6 +30,8 @@ from exactly_once.unpacking import chunks
 from harness import TOO_SLOW, memory_peak_mb
 from strict import Read
 
+pytestmark = pytest.mark.guarantee
+
 MAX_PEAK_MB = 150
 LIMIT = 20_000
 

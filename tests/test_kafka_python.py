@@ -6,6 +6,7 @@ If an update of the client breaks one, a test here says which, before the pipeli
 import inspect
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -76,7 +77,9 @@ def fetch(consumer: KafkaConsumer) -> list[whole_batches.Fetched]:
     """Return what there is, as it comes out of poll()."""
     found: list[whole_batches.Fetched] = []
     (place,) = consumer.assignment()
+    deadline = time.monotonic() + 120
     while consumer.position(place) < consumer.end_offsets([place])[place]:
+        assert time.monotonic() < deadline, found
         found += [record.value for records in consumer.poll(500).values() for record in records]
     return found
 
@@ -206,8 +209,7 @@ def test_offsets_go_with_the_transaction(producer: KafkaProducer, pipeline: Pipe
     """`_transaction_manager` and `_sender`: offsets are committed with the batches, and fenced by the generation."""
     group = KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name, enable_auto_commit=False)
     group.subscribe([pipeline.transactions])
-    while not group.assignment():
-        group.poll(100)
+    wait_until(lambda: group.poll(100) == {} and bool(group.assignment()), 120)
     (place,) = group.assignment()
     assert kafka_python.begin_with_offsets(producer, [], {place: OffsetAndMetadata(7)}, group.group_metadata()).wait(
         60_000

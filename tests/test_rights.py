@@ -15,10 +15,13 @@ from kafka.admin import (
     ResourceType,
 )
 
+from embedded import Line
 from embedded.pipeline import ROOT, Pipeline
 from embedded.secure import SecuredCluster
 from embedded.service import Restarted
 from harness import wait_for_error
+
+pytestmark = pytest.mark.guarantee
 
 COMMAND = "kafka-acls --bootstrap-server broker:9092 --command-config admin.properties"
 COMMANDS = re.findall(rf"^\$ {COMMAND} (.*)$", (ROOT / "docs/security.md").read_text(), re.MULTILINE)
@@ -36,9 +39,9 @@ def run(kafka: SecuredCluster, command: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def kafka() -> Iterator[SecuredCluster]:
+def kafka(line: Line) -> Iterator[SecuredCluster]:
     """A broker that denies what is not allowed; the rights are those of the documentation but for CREATE."""
-    with SecuredCluster() as cluster:
+    with SecuredCluster(line=line) as cluster:
         *rights, _create = COMMANDS
         for command in rights:
             run(cluster, command)

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import pytest
 
-from embedded import Cluster
+from embedded import Cluster, Line
 from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
-from embedded.secure import AUTHORIZER, MECHANISMS, Authority, Listener, add_users, properties
+from embedded.secure import MECHANISMS, Authority, Listener, add_users, authorizer, properties
 from embedded.service import Restarted, Service, wait_until
+
+pytestmark = pytest.mark.guarantee
 
 PASSWORD, OTHER_PASSWORD = "correct horse", "battery staple"
 SECRETS = [PASSWORD, OTHER_PASSWORD]
@@ -55,7 +57,7 @@ class Secured(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def secured(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     """Its users are alice, who may do everything, and bob."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder)
@@ -78,12 +80,12 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     }
     users = {"alice": PASSWORD, "bob": OTHER_PASSWORD}
     config = {
-        **AUTHORIZER,
+        **authorizer(line),
         "super.users": "User:ANONYMOUS;User:alice;User:bob",
         "listener.name.mutual.ssl.principal.mapping.rules": "RULE:^.*$/alice/",
         "num.network.threads": "1",  # of each listener
     }
-    with Cluster(port=own, config=config | properties(own, clients, users)) as cluster:
+    with Cluster(port=own, config=config | properties(own, clients, users), line=line) as cluster:
         add_users(cluster, users)
         yield Secured(cluster, folder, authority, {"OWN": Listener(own, "PLAINTEXT"), **clients})
 

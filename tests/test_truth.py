@@ -17,6 +17,8 @@ from embedded.records import Record
 from embedded.service import Restarted, wait_until
 from harness import transaction, wait_for_a_beat, wait_for_shares
 
+pytestmark = pytest.mark.guarantee
+
 PER_PARTITION = 15_000
 FOREIGN = "was committed by another program, or reset by hand"
 

@@ -63,7 +63,11 @@ def complaints(output: str) -> list[str]:
 def inspect(kind: str, names: Collection[str]) -> list[dict[str, Any]]:
     """Return what the engine says of those of these containers, volumes, ... that exist."""
     command = ["docker", kind, "inspect", *names]
-    return json.loads(subprocess.run(command, capture_output=True, check=False).stdout or "[]") if names else []
+    return (
+        json.loads(subprocess.run(command, capture_output=True, timeout=60, check=False).stdout or "[]")
+        if names
+        else []
+    )
 
 
 def containers(*names: str) -> list[dict[str, Any]]:
@@ -81,7 +85,8 @@ def passes_its_check(container: dict[str, Any]) -> bool:
     """Return whether the container's health check succeeds now; the engine itself runs it every 15 seconds."""
     kind, *words = container["Config"]["Healthcheck"]["Test"]
     check = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
-    return subprocess.run(["docker", "exec", container["Id"], *check], capture_output=True, check=False).returncode == 0
+    asked = subprocess.run(["docker", "exec", container["Id"], *check], capture_output=True, timeout=60, check=False)
+    return asked.returncode == 0
 
 
 def log(container: dict[str, Any]) -> str:
@@ -94,7 +99,7 @@ def log(container: dict[str, Any]) -> str:
 
 def succeeds(command: str) -> bool:
     """Return whether the command can be run and ends well."""
-    return subprocess.run(shlex.split(command), capture_output=True, check=False).returncode == 0
+    return subprocess.run(shlex.split(command), capture_output=True, timeout=60, check=False).returncode == 0
 
 
 def check_installed(*tools: str) -> None:

@@ -21,13 +21,15 @@ from kafka.admin import (
 )
 
 from detector.tests.corpus import CORPUS
-from embedded import Cluster
+from embedded import Cluster, Line
 from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.secure import SecuredCluster
 from embedded.service import Restarted, wait_until
 from faults.trial import Trial, Verdict
 from harness import wait_for_shares
+
+pytestmark = pytest.mark.guarantee
 
 
 @pytest.fixture
@@ -143,9 +145,9 @@ def test_broker(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verd
     judge(trial, verdicts)
 
 
-def test_broker_killed_behind_tls_and_scram(rounds: int, verdicts: list[Verdict], seed: int) -> None:
+def test_broker_killed_behind_tls_and_scram(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
     """The only broker is killed, and the detector has to encrypt, authenticate and be allowed anew."""
-    with SecuredCluster() as cluster:
+    with SecuredCluster(line=line) as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
         allow_everything(pipeline, "detector")
         with Trial("broker killed behind TLS and SCRAM", pipeline, seed) as trial:
@@ -167,6 +169,7 @@ def allow_everything(pipeline: Pipeline, user: str) -> None:
         assert not admin.create_acls([ACL(*allowed, ResourcePattern(kind, "*")) for kind in kinds])["failed"]
 
 
+@pytest.mark.zookeeper
 def test_zookeeper_restarted(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verdict]) -> None:
     """ZooKeeper goes and comes back under load."""
     trial.start()
@@ -202,9 +205,9 @@ def test_topic_refuses_the_size(trial: Trial, rounds: int, verdicts: list[Verdic
     judge(trial, verdicts, 2)  # when it starts again before that
 
 
-def test_topic_lacks_replicas(rounds: int, verdicts: list[Verdict], seed: int) -> None:
+def test_topic_lacks_replicas(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
     """An output topic has too few replicas in sync: the detector says so, and carries on once there are enough."""
-    with Cluster(brokers=2) as cluster:
+    with Cluster(brokers=2, line=line) as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
         with Trial("topic lacks replicas", pipeline, seed) as trial:
             pipeline.create(pipeline.fraud, min_insync_replicas="2")
@@ -287,7 +290,7 @@ class Proxy:
 
 
 @contextmanager
-def proxied() -> Iterator[tuple[Cluster, Proxy]]:
+def proxied(line: Line) -> Iterator[tuple[Cluster, Proxy]]:
     """A broker that has a second listener, at which it advertises a proxy."""
     direct, behind, front = free_ports(3)
     config = {
@@ -296,13 +299,13 @@ def proxied() -> Iterator[tuple[Cluster, Proxy]]:
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
         "inter.broker.listener.name": "PLAINTEXT",
     }
-    with Cluster(port=direct, config=config) as cluster:
+    with Cluster(port=direct, config=config, line=line) as cluster:
         yield cluster, Proxy(front, behind)
 
 
-def test_network(rounds: int, verdicts: list[Verdict], seed: int) -> None:
+def test_network(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
     """Connections between detector and broker are cut, slow, or open with nothing coming through."""
-    with proxied() as (cluster, proxy):
+    with proxied(line) as (cluster, proxy):
         front = proxy._server.getsockname()[1]
         with Trial("network cut, slow, half-open", Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial:
             trial.start(KAFKA_BROKER_URL=f"127.0.0.1:{front}")
@@ -359,10 +362,13 @@ def test_hostile_batches(trial: Trial, cluster: Cluster, rounds: int, verdicts: 
 
 
 @pytest.mark.skipif(not os.environ.get("ROUNDS"), reason="for the long mode: make test-faults")
-def test_three_brokers_bounced_in_turn(verdicts: list[Verdict], seed: int, rounds: int) -> None:
+def test_three_brokers_bounced_in_turn(line: Line, verdicts: list[Verdict], seed: int, rounds: int) -> None:
     """With three brokers, three copies and two in sync at least, each is killed and restarted in turn."""
     name = "three brokers, bounced in turn"
-    with Cluster(brokers=3) as cluster, Trial(name, Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial:
+    with (
+        Cluster(brokers=3, line=line) as cluster,
+        Trial(name, Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial,
+    ):
         trial.start()
         for n in range(rounds):
             for broker in cluster.brokers:

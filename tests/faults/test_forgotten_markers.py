@@ -10,20 +10,22 @@ from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.producer.transaction_manager import TransactionalRequestResult, TxnOffsetCommitHandler
 from kafka.structs import ConsumerGroupMetadata
 
-from embedded import Cluster
+from embedded import Cluster, Line
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
 from exactly_once.topics import open_partitions
 from harness import transaction, wait_for_shares
 
+pytestmark = pytest.mark.guarantee
+
 VALUES = [transaction(amount) for amount in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")
-def gullible() -> Iterator[Cluster]:
+def gullible(line: Line) -> Iterator[Cluster]:
     """A broker that does not ask the coordinator whether a transaction is known there."""
-    with Cluster(config={"transaction.partition.verification.enable": "false"}) as cluster:
+    with Cluster(config={"transaction.partition.verification.enable": "false"}, line=line) as cluster:
         yield cluster
 
 

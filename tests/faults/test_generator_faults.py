@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from embedded import Cluster
+from embedded import Cluster, Line
 from embedded.pipeline import Pipeline
 from embedded.service import Service, wait_until
+
+pytestmark = pytest.mark.guarantee
 
 
 def delivered(generator: Service) -> int:
@@ -72,9 +74,9 @@ def test_the_limit_is_exact_through_a_restart(cluster: Cluster, pipeline: Pipeli
     assert len(check(pipeline, generator)) == 40_000
 
 
-def test_an_outage_longer_than_the_client_waits() -> None:
+def test_an_outage_longer_than_the_client_waits(line: Line) -> None:
     """After two minutes it ends with exit code 1, and says how many were not delivered; a new one goes on."""
-    with Cluster() as own:
+    with Cluster(line=line) as own:
         pipeline = Pipeline(own.bootstrap_servers)
         pipeline.create(pipeline.transactions)
         with pipeline.service("generator") as generator:

@@ -21,6 +21,8 @@ from faults.trial import RECORDS_PER_SECOND, Audit, Trial
 from harness import shares, transaction
 from ring_oracle import in_any_order
 
+pytestmark = pytest.mark.guarantee
+
 HOUR = 3_600_000
 SOURCES, HOURS = 5, 2
 AMOUNTS = ["1000", "1000.0", "1e3", "1000.01", "999.99", "900"]
@@ -155,8 +157,9 @@ def test_killed(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
             trial.settle()
             states = trial.random.choice([(), ("Ongoing",), ("PrepareCommit", "CompleteCommit")])
             with trial.fault():
+                deadline = time.monotonic() + 120
                 while states and state(admin, f"{trial.pipeline.name}-0") not in states:
-                    pass
+                    assert time.monotonic() < deadline, detector.log
                 detector.service.process.send_signal(signal.SIGKILL)
     audits.append(trial.check())
 
