@@ -38,26 +38,12 @@ INPUT = TopicPartition("input", 0)
 CONTENT = VARINT[-1] + VARINT[1] + b"x" + VARINT[0]
 
 
-@contextmanager
-def transactional(pipeline: Pipeline) -> Iterator[KafkaProducer]:
-    """Run a producer as the detector's."""
-    running = KafkaProducer(
-        bootstrap_servers=pipeline.broker_url,
-        transactional_id=pipeline.name,
-        delivery_timeout_ms=6000,
-        request_timeout_ms=5000,
-        retry_backoff_ms=2,
-    )
-    running.init_transactions()
-    yield running
-    running.close(timeout=0)
-
-
 @pytest.fixture
-def producer(pipeline: Pipeline) -> Iterator[KafkaProducer]:
-    """A producer as the detector's."""
-    with transactional(pipeline) as running:
-        yield running
+def producer(pipeline: Pipeline) -> Producer:
+    """The detector's."""
+    pipeline.create(pipeline.legit)
+    cluster = Environment(pipeline.environ("detector")).cluster()
+    return Producer(cluster, Stopping(), pipeline.name, pipeline.name, [pipeline.transactions, pipeline.legit])
 
 
 @pytest.fixture
