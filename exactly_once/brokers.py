@@ -67,6 +67,7 @@ class Brokers:
 
     async def ask(self, coordinator: Coordinator, request: Any) -> Any:
         """Return a coordinator's answer, once there is no error in it."""
+        reason: KafkaError | None = None
         while True:
             try:
                 answer = await self._send(request, await self._find(coordinator))
@@ -78,7 +79,9 @@ class Brokers:
                 is_early = isinstance(error, ConcurrentTransactionsError)
                 if not is_early:
                     self.coordinators.pop(coordinator, None)
-                final = KafkaTimeoutError(f"no success with {request.name}: {error}")
+                if not reason or not isinstance(error, KafkaTimeoutError):  # the deadline itself explains nothing
+                    reason = error
+                final = KafkaTimeoutError(f"no success with {request.name}: {reason}")
                 await self._pause(MARKER_SECONDS if is_early else RETRY_SECONDS, final)
 
     async def write(self, batches: Iterable[Outgoing], transactional_id: str) -> None:
@@ -137,7 +140,8 @@ class Brokers:
     async def _send(self, request: Any, broker: Any) -> Any:
         if self.client.cluster.broker_metadata(broker) is None:
             raise NodeNotReadyError(f"{broker}")
-        return await self.client.wait_for(self.client.send(request, broker, self._left_ms()), self._left_ms())
+        # The client closes the connection of a request that it gives up: only after we have given up.
+        return await self.client.wait_for(self.client.send(request, broker, self._left_ms() + 1000), self._left_ms())
 
     async def _pause(self, seconds: float, final: KafkaError) -> None:
         if time.monotonic() + seconds > self.until:

@@ -28,7 +28,7 @@ from kafka.structs import ConsumerGroupMetadata
 
 from exactly_once.brokers import Brokers, by_topic
 from exactly_once.encoding import OutputBatch
-from exactly_once.job import Out
+from exactly_once.job import Out, Outgoing
 from exactly_once.kafka_python import connect
 from exactly_once.topics import open_partitions
 from exactly_once.unpacking import HEADER
@@ -70,10 +70,13 @@ class Producer:
 
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
-        for target, batch, _ in out.batches:
-            seal(batch, self.who["producer_id"], self.who["producer_epoch"], self.sequences[target])
-            self.sequences[target] = (self.sequences[target] + len(batch.offsets)) % 2**31
         self.brokers.run(self._commit(out), TRANSACTION_SECONDS)
+
+    def seal(self, outgoing: Outgoing) -> None:
+        """Fill in a batch's header: each batch once, in the order in which they are written."""
+        target, batch, _ = outgoing
+        seal(batch, self.who["producer_id"], self.who["producer_epoch"], self.sequences[target])
+        self.sequences[target] = (self.sequences[target] + len(batch.offsets)) % 2**31
 
     async def _start(self) -> None:
         nobody: dict[str, Any] = {
@@ -91,20 +94,23 @@ class Producer:
         # transaction of this transactional id that takes part in the same partitions, and is aborted, reaches them. No
         # reader has seen the records, so they are read and written again. This transaction sends no offsets, but takes
         # part in the partition where Kafka keeps those of the group.
-        await self._begin(partitions)
-        await self._end(committed=False)
+        await self.begin(partitions)
+        await self.end(is_commit=False)
 
     async def _commit(self, out: Out) -> None:
         targets = {target for target, _, _ in out.batches}
+        for outgoing in out.batches:
+            self.seal(outgoing)
         # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
         # _abort_again), this one's does.
-        await self._begin(self.previous | targets)
+        await self.begin(self.previous | targets)
         written = self.brokers.write(out.batches, self.coordinator[1])
         await self.brokers.all(written, self._write_offsets(out.offsets, out.group))
-        await self._end(committed=True)
+        await self.end(is_commit=True)
         self.previous = targets
 
-    async def _begin(self, partitions: Iterable[TopicPartition]) -> None:
+    async def begin(self, partitions: Iterable[TopicPartition]) -> None:
+        """Begin a transaction, in which these partitions take part, and the one with the group's offsets."""
         topic = AddPartitionsToTxnRequest.AddPartitionsToTxnTopic
         topics = [topic(name=name, partitions=found) for name, found in by_topic((p, p.partition) for p in partitions)]
         who = {f"v3_and_below_{name}": value for name, value in self.who.items()}
@@ -122,15 +128,18 @@ class Producer:
         )
         request = TxnOffsetCommitRequest(
             **self.who,
-            **{name: value for name, value in group._asdict().items() if name != "state"},
+            group_id=group.group_id,
+            generation_id=group.generation_id,
+            member_id=group.member_id,
             topics=[topic(name=name, partitions=found) for name, found in by_topic(items)],
             min_version=3,  # earlier ones do not say which member of the group, and of which generation
             max_version=3,
         )
         await self.brokers.ask((CoordinatorType.GROUP, self.group), request)
 
-    async def _end(self, committed: bool) -> None:
-        await self.brokers.ask(self.coordinator, EndTxnRequest(**self.who, committed=committed, max_version=3))
+    async def end(self, is_commit: bool) -> None:
+        """Commit or abort the transaction."""
+        await self.brokers.ask(self.coordinator, EndTxnRequest(**self.who, committed=is_commit, max_version=3))
 
 
 def seal(batch: OutputBatch, producer_id: int, epoch: int, sequence: int) -> None:
