@@ -1,15 +1,37 @@
-"""The output: batches written in transactions, each of which also commits the offsets of its input."""
+"""The output: a Kafka transaction for each portion, made of its requests.
 
-from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+A producer asks once for an id, with an epoch that shuts out whoever had its transactional id before (InitProducerId).
+Then each transaction takes three round trips:
 
-from kafka import KafkaAdminClient, KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaTimeoutError
+1. its coordinator learns which partitions take part (AddPartitionsToTxn), and which group (AddOffsetsToTxn);
+2. the partitions' leaders get the batches (Produce), and the group's coordinator gets the offsets (TxnOffsetCommit);
+3. its coordinator decides (EndTxn), and tells all that took part. Readers of committed records see it from then on.
+
+The versions of the requests are those of Kafka's transactions of version 1, see docs/guarantees.md.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.protocol.metadata import CoordinatorType
+from kafka.protocol.producer import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+    TxnOffsetCommitRequest,
+)
+from kafka.record.util import calc_crc32c
 from kafka.structs import ConsumerGroupMetadata
 
-from exactly_once.job import Out
-from exactly_once.kafka_python import begin_with_offsets, connect, write_whole_batch
+from exactly_once.brokers import Brokers, by_topic
+from exactly_once.encoding import OutputBatch
+from exactly_once.job import Out, Outgoing
+from exactly_once.kafka_python import connect
 from exactly_once.topics import open_partitions
+from exactly_once.unpacking import HEADER
 from service.settings import Cluster
 from service.stopping import Stopping
 
@@ -18,17 +40,14 @@ TRANSACTION_SECONDS = 8
 readers of committed records, and whoever takes over the partitions, wait behind an open transaction."""
 TRANSACTION_TIMEOUT_MS = 10_000
 
-START_MS = 15_000
-"""How long Kafka may take to find the group's offsets. On a new cluster it creates an internal topic for them first."""
-
-FLUSH_SECONDS = 7
-"""Longer than delivery_timeout_ms: it is for batches that have nowhere to go, because their topic is gone."""
-
-REQUEST_BYTES = 8 * 1024 * 1024
-"""Batches share a request up to this size, well below what a broker reads; a larger batch goes alone."""
+START_SECONDS = 15
+"""How long each of two steps of the start may take. On a new cluster, Kafka creates an internal topic for each."""
 
 OURS = "exactly once"
 """The metadata of the offsets that this program commits, by which it knows them from those of others."""
+
+TRANSACTIONAL_BIT = 0b10000  # of a batch's attributes
+CRC_AT, CHECKED_FROM = 17, 21  # in a batch
 
 
 class Producer:
@@ -38,50 +57,97 @@ class Producer:
         self, cluster: Cluster, stopping: Stopping, transactional_id: str, group: str, topics: Sequence[str]
     ) -> None:
         """Connect, and abort what a predecessor with the same transactional id left open. Raises KafkaError."""
-        self.client: KafkaProducer = connect(
-            KafkaProducer,
-            cluster,
-            stopping,
-            transactional_id=transactional_id,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            metrics_enabled=False,
-            max_request_size=REQUEST_BYTES,
-            retry_backoff_ms=2,  # a transaction may have to wait for the markers of the previous one
-            delivery_timeout_ms=6000,
-            max_block_ms=6000,
-        )
-        self.stopping, self.previous = stopping, set[TopicPartition]()
-        with suppress(KafkaTimeoutError):  # on a new cluster Kafka creates an internal topic first
-            self.client.init_transactions()
-        self.client.init_transactions()  # goes on waiting for the same answer, if there was none
-        with closing(connect(KafkaAdminClient, cluster, stopping)) as admin:
-            self._abort_again(open_partitions(admin, topics), group)
-
-    def _abort_again(self, partitions: Iterable[TopicPartition], group: str) -> None:
-        # A broker that is killed and started again may count a transaction as ended without having told any of its
-        # partitions (docs/guarantees.md). Then its records stay invisible, and its offsets undecided, forever. Another
-        # transaction of this transactional id that takes part in the same partitions, and is aborted, reaches them. No
-        # reader has seen the records, so they are read and written again. This transaction sends no offsets, but takes
-        # part in the partition where Kafka keeps those of the group.
-        if not begin_with_offsets(self.client, partitions, {}, ConsumerGroupMetadata(group)).wait(START_MS):
-            raise KafkaTimeoutError(f"no answer about the offsets of {group}")
-        with self.stopping.exit_unless_done(TRANSACTION_SECONDS):
-            self.client.abort_transaction()
+        client = connect(KafkaAdminClient, cluster, stopping, request_timeout_ms=5000)
+        self.brokers = Brokers(client, topics)
+        self.coordinator, self.group = (CoordinatorType.TRANSACTION, transactional_id), group
+        self.who: dict[str, Any] = {"transactional_id": transactional_id}
+        self.sequences, self.previous = Counter[TopicPartition](), set[TopicPartition]()
+        self.brokers.run(self._start(), START_SECONDS)
+        self.brokers.run(self._abort_again(open_partitions(client, topics)), START_SECONDS)
 
     def commit(self, out: Out) -> None:
         """Write and commit. Raises KafkaError.
 
         An error leaves the transaction open, and the process is to end: after a restart it is aborted first.
         """
-        with self.stopping.exit_unless_done(TRANSACTION_SECONDS):  # not all calls below have a timeout of their own
-            offsets = {partition: OffsetAndMetadata(offset, OURS) for partition, offset in out.offsets.items()}
-            # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
-            # _abort_again), this one's does.
-            begun = begin_with_offsets(self.client, self.previous, offsets, out.group)
-            batches = [(write_whole_batch(self.client, *target, batch), s) for target, batch, s in out.batches]
-            begun.wait()
-            self.client.flush(timeout=FLUSH_SECONDS)
-            for batch, source in batches:
-                batch.check(source)  # flush never raises if a batch failed, and commit not for every reason
-            self.client.commit_transaction()
-            self.previous = {batch.topic_partition for batch, _ in batches}
+        self.brokers.run(self._commit(out), TRANSACTION_SECONDS)
+
+    def seal(self, outgoing: Outgoing) -> None:
+        """Fill in a batch's header: each batch once, in the order in which they are written."""
+        target, batch, _ = outgoing
+        seal(batch, self.who["producer_id"], self.who["producer_epoch"], self.sequences[target])
+        self.sequences[target] = (self.sequences[target] + len(batch.offsets)) % 2**31
+
+    async def _start(self) -> None:
+        nobody: dict[str, Any] = {
+            "producer_id": -1,
+            "producer_epoch": -1,
+            "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
+        }
+        request = InitProducerIdRequest(**self.who, **nobody, max_version=4)
+        answer = await self.brokers.ask(self.coordinator, request)
+        self.who |= {"producer_id": answer.producer_id, "producer_epoch": answer.producer_epoch}
+
+    async def _abort_again(self, partitions: Iterable[TopicPartition]) -> None:
+        # A broker that is killed and started again may count a transaction as ended without having told any of its
+        # partitions (docs/guarantees.md). Then its records stay invisible, and its offsets undecided, forever. Another
+        # transaction of this transactional id that takes part in the same partitions, and is aborted, reaches them. No
+        # reader has seen the records, so they are read and written again. This transaction sends no offsets, but takes
+        # part in the partition where Kafka keeps those of the group.
+        await self.begin(partitions)
+        await self.end(is_commit=False)
+
+    async def _commit(self, out: Out) -> None:
+        targets = {target for target, _, _ in out.batches}
+        for outgoing in out.batches:
+            self.seal(outgoing)
+        # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
+        # _abort_again), this one's does.
+        await self.begin(self.previous | targets)
+        written = self.brokers.write(out.batches, self.coordinator[1])
+        await self.brokers.all(written, self._write_offsets(out.offsets, out.group))
+        await self.end(is_commit=True)
+        self.previous = targets
+
+    async def begin(self, partitions: Iterable[TopicPartition]) -> None:
+        """Begin a transaction, in which these partitions take part, and the one with the group's offsets."""
+        topic = AddPartitionsToTxnRequest.AddPartitionsToTxnTopic
+        topics = [topic(name=name, partitions=found) for name, found in by_topic((p, p.partition) for p in partitions)]
+        who = {f"v3_and_below_{name}": value for name, value in self.who.items()}
+        added = AddPartitionsToTxnRequest(**who, v3_and_below_topics=topics, max_version=3)
+        group = AddOffsetsToTxnRequest(**self.who, group_id=self.group, max_version=3)
+        requests = [added, group] if topics else [group]
+        await self.brokers.all(*(self.brokers.ask(self.coordinator, request) for request in requests))
+
+    async def _write_offsets(self, offsets: Mapping[TopicPartition, int], group: ConsumerGroupMetadata) -> None:
+        topic = TxnOffsetCommitRequest.TxnOffsetCommitRequestTopic
+        always: dict[str, Any] = {"committed_leader_epoch": -1, "committed_metadata": OURS}
+        items = (
+            (p, topic.TxnOffsetCommitRequestPartition(partition_index=p.partition, committed_offset=offset, **always))
+            for p, offset in offsets.items()
+        )
+        request = TxnOffsetCommitRequest(
+            **self.who,
+            group_id=group.group_id,
+            generation_id=group.generation_id,
+            member_id=group.member_id,
+            topics=[topic(name=name, partitions=found) for name, found in by_topic(items)],
+            min_version=3,  # earlier ones do not say which member of the group, and of which generation
+            max_version=3,
+        )
+        await self.brokers.ask((CoordinatorType.GROUP, self.group), request)
+
+    async def end(self, is_commit: bool) -> None:
+        """Commit or abort the transaction."""
+        await self.brokers.ask(self.coordinator, EndTxnRequest(**self.who, committed=is_commit, max_version=3))
+
+
+def seal(batch: OutputBatch, producer_id: int, epoch: int, sequence: int) -> None:
+    """Fill in the header. By the sequence number of a batch's first record a leader knows what it already has."""
+    count, size = len(batch.offsets), len(batch.data) - 12  # the size counts what follows it
+    times = batch.base_timestamp, batch.max_timestamp
+    HEADER.pack_into(
+        batch.data, 0, 0, size, -1, 2, 0, TRANSACTIONAL_BIT, count - 1, *times, producer_id, epoch, sequence, count
+    )
+    crc = calc_crc32c(memoryview(batch.data)[CHECKED_FROM:])
+    batch.data[CRC_AT:CHECKED_FROM] = crc.to_bytes(4, "big")

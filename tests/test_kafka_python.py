@@ -8,17 +8,15 @@ import re
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import trustme
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 from kafka.net.transport import KafkaSSLTransport
-from kafka.producer.producer_batch import ProducerBatch
-from kafka.record import MemoryRecordsBuilder
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import ConsumerGroupMetadata
 
@@ -29,6 +27,8 @@ from embedded.service import wait_until
 from exactly_once import kafka_python, whole_batches
 from exactly_once.decoding import decode
 from exactly_once.encoding import Columns, encode
+from exactly_once.job import Out, Outgoing
+from exactly_once.producer import Producer, seal
 from exactly_once.unpacking import chunks
 from exactly_once.varints import VARINT
 from harness import transaction
@@ -39,26 +39,17 @@ INPUT = TopicPartition("input", 0)
 CONTENT = VARINT[-1] + VARINT[1] + b"x" + VARINT[0]
 
 
-@contextmanager
-def transactional(pipeline: Pipeline) -> Iterator[KafkaProducer]:
-    """Run a producer as the detector's."""
-    running = KafkaProducer(
-        bootstrap_servers=pipeline.broker_url,
-        transactional_id=pipeline.name,
-        delivery_timeout_ms=6000,
-        request_timeout_ms=5000,
-        retry_backoff_ms=2,
-    )
-    running.init_transactions()
-    yield running
-    running.close(timeout=0)
+def start(pipeline: Pipeline, *topics: str) -> Producer:
+    """Start a producer as the detector's."""
+    cluster = Environment(pipeline.environ("detector")).cluster()
+    return Producer(cluster, Stopping(), pipeline.name, pipeline.name, topics or [pipeline.legit])
 
 
 @pytest.fixture
-def producer(pipeline: Pipeline) -> Iterator[KafkaProducer]:
-    """A producer as the detector's."""
-    with transactional(pipeline) as running:
-        yield running
+def producer(pipeline: Pipeline) -> Producer:
+    """A producer as the detector's, which may write to one topic."""
+    pipeline.create(pipeline.legit)
+    return start(pipeline)
 
 
 @pytest.fixture
@@ -107,13 +98,16 @@ def test_a_fetch_tells_its_position(consumer: KafkaConsumer, pipeline: Pipeline)
     assert values(fetched) == [transaction(n=n) for n in range(42, 100)]
 
 
-def test_what_was_aborted_is_left_out(consumer: KafkaConsumer, producer: KafkaProducer, pipeline: Pipeline) -> None:
+def test_what_was_aborted_is_left_out(consumer: KafkaConsumer, pipeline: Pipeline) -> None:
     """The client still sees transaction markers and filters by them; its position passes what it left out."""
+    producer = KafkaProducer(bootstrap_servers=pipeline.broker_url, transactional_id=pipeline.name)
+    producer.init_transactions()
     for end in (producer.commit_transaction, producer.abort_transaction, producer.commit_transaction):
         producer.begin_transaction()
         producer.send(pipeline.transactions, end.__name__.encode(), partition=0)
         producer.flush()
         end()
+    producer.close()
     assert values(fetch(consumer)) == [b"commit_transaction"] * 2
     assert consumer.position(TopicPartition(pipeline.transactions, 0)) == 6
 
@@ -131,114 +125,116 @@ def test_a_batch_keeps_its_bytes_in_buffer() -> None:
     assert batch._buffer == output.data
 
 
-def write(producer: KafkaProducer, topic: str, *timestamps: int) -> kafka_python.WrittenBatch:
-    """Write a batch of small records."""
-    (output,) = encode(Columns.of((n, timestamp, CONTENT) for n, timestamp in enumerate(timestamps)), 10**6)
-    return kafka_python.write_whole_batch(producer, topic, 0, output)
+def outgoing(*timestamps: int, topic: str, first: int = 0) -> Outgoing:
+    """Return a batch of small records, from the offset `first` of the input on."""
+    rows = ((n, timestamp, CONTENT) for n, timestamp in enumerate(timestamps, first))
+    (batch,) = encode(Columns.of(rows), 10**6)
+    return Outgoing(TopicPartition(topic, 0), batch, INPUT)
 
 
-def test_whole_batches_and_records_keep_their_order(producer: KafkaProducer, pipeline: Pipeline) -> None:
-    """`_accumulator`: batches of ours go out in the order in which they were given, among those of send()."""
-    producer.begin_transaction()
-    written = []
-    for n in range(0, 30, 3):
-        written.append(write(producer, pipeline.transactions, n, n + 1))
-        producer.send(pipeline.transactions, b"x", partition=0, timestamp_ms=n + 2)
-    producer.flush()
-    for batch in written:
-        batch.check(INPUT)
-    producer.commit_transaction()
-    found = pipeline.read(pipeline.transactions)
-    assert [record.timestamp for record in found] == list(range(30))
-    assert {record.value for record in found} == {b"x"}
+def commit(producer: Producer, *batches: Outgoing) -> None:
+    """Write batches in one transaction."""
+    producer.commit(Out({}, ConsumerGroupMetadata(producer.group), {}, batches=list(batches)))
 
 
-def test_a_partition_is_added_to_the_transaction(producer: KafkaProducer, pipeline: Pipeline) -> None:
-    """`_transaction_manager`: what is aborted cannot be read, so the batch belonged to the transaction."""
-    producer.begin_transaction()
-    batch = write(producer, pipeline.transactions, 1)
-    producer.flush()
-    batch.check(INPUT)
-    producer.abort_transaction()
-    producer.begin_transaction()
-    write(producer, pipeline.transactions, 2)
-    producer.commit_transaction()
-    assert [record.timestamp for record in pipeline.read(pipeline.transactions)] == [2]
+def open_transaction(producer: Producer, *batches: Outgoing) -> None:
+    """Begin a transaction that nobody ends, and write batches in it."""
+    for one in batches:
+        producer.seal(one)
+
+    async def begin() -> None:
+        await producer.begin({one.target for one in batches})
+        await producer.brokers.write(batches, producer.coordinator[1])
+
+    producer.brokers.run(begin(), 60)
 
 
-def test_sequence_numbers_count_records(producer: KafkaProducer, pipeline: Pipeline) -> None:
-    """`_next_offset`: the broker accepts batch after batch of several records, whose sequence numbers have no gap."""
-    producer.begin_transaction()
-    batches = [write(producer, pipeline.transactions, *range(size)) for size in (3, 1, 5, 2)]
-    producer.commit_transaction()
-    for batch in batches:
-        batch.check(INPUT)
-    assert [batch.produce_future.value[0] for batch in batches] == [0, 3, 4, 9]
+def timestamps(pipeline: Pipeline) -> list[int]:
+    """Return those of the committed records, in order."""
+    return [record.timestamp for record in pipeline.read(pipeline.legit)]
 
 
-def test_a_batch_that_is_refused_fails_and_is_not_split(producer: KafkaProducer, pipeline: Pipeline) -> None:
-    """`record_count` and `produce_future`: too large a batch of several records fails, and check() says so."""
+def test_a_sealed_batch_is_one_that_the_client_reads() -> None:
+    """The header has all that makes it part of a transaction, and its checksum is right."""
+    batch = outgoing(5, 9, topic="any").batch
+    seal(batch, 2**40, 7, 2**31 - 1)
+    found = DefaultRecordBatch(memoryview(batch.data))
+    assert found.validate_crc()
+    assert (found.records_count, found.last_offset, found.first_timestamp, found.max_timestamp) == (2, 1, 5, 9)
+    assert (found.producer_id, found.producer_epoch, found.base_sequence) == (2**40, 7, 2**31 - 1)
+    assert found.is_transactional
+    assert not found.is_control_batch
+    assert [record.value for record in found] == [b"x", b"x"]
+
+
+def test_batches_of_a_partition_keep_their_order(producer: Producer, pipeline: Pipeline) -> None:
+    """Several of them, of several records each: their sequence numbers have no gap, also where they begin anew."""
+    producer.sequences[TopicPartition(pipeline.legit, 0)] = 2**31 - 5
+    ends = [(0, 3), (3, 4), (4, 9), (9, 11)]
+    commit(producer, *(outgoing(*range(*end), topic=pipeline.legit) for end in ends))
+    commit(producer, outgoing(11, topic=pipeline.legit))
+    assert timestamps(pipeline) == list(range(12))
+    assert producer.sequences[TopicPartition(pipeline.legit, 0)] == 7
+
+
+def test_a_batch_that_is_sent_twice_is_there_once(producer: Producer, pipeline: Pipeline) -> None:
+    """As after a connection that broke before the answer: the leader knows it by its sequence number."""
+    one = outgoing(1, 2, topic=pipeline.legit)
+    open_transaction(producer, one)
+    producer.brokers.run(producer.brokers.write([one], producer.coordinator[1]), 60)
+    producer.brokers.run(producer.end(is_commit=True), 60)
+    assert timestamps(pipeline) == [1, 2]
+
+
+def test_what_a_predecessor_left_open_is_aborted(producer: Producer, pipeline: Pipeline) -> None:
+    """And its epoch is over: a write of its that arrives late is refused, and no part of the next transaction."""
+    old, late = outgoing(1, topic=pipeline.legit), outgoing(2, topic=pipeline.legit)
+    open_transaction(producer, old)
+    successor = start(pipeline)
+    producer.seal(late)
+    with pytest.raises(KafkaError, match=r"offset 0 of input\[0\]: InvalidProducerEpochError"):
+        producer.brokers.run(producer.brokers.write([late], producer.coordinator[1]), 60)
+    commit(successor, outgoing(3, topic=pipeline.legit))
+    with pytest.raises(KafkaError, match=r"ProducerFenced|InvalidProducerEpoch"):
+        commit(producer, outgoing(4, topic=pipeline.legit))
+    assert timestamps(pipeline) == [3]
+
+
+def test_a_batch_that_is_refused(pipeline: Pipeline) -> None:
+    """An error says which record it is, by its place in the input, and what to look at."""
     small = f"{pipeline.name}.small"
     pipeline.create(small, max_message_bytes="200")
-    producer.begin_transaction()
-    batch = write(producer, small, *range(50))
-    producer.flush()
-    with pytest.raises(KafkaError, match="MessageSizeTooLarge"):
-        batch.check(INPUT)
+    with pytest.raises(KafkaError, match=r"offset 7 of input\[0\]: MessageSizeTooLarge.*, see max.message.bytes of"):
+        commit(start(pipeline, small), outgoing(*range(50), topic=small, first=7))
 
 
-def test_a_batch_that_expires_fails() -> None:
-    """Without an answer within delivery_timeout_ms no flush() fails: the batch's future ends, with an error in it."""
+def test_a_batch_that_nobody_takes() -> None:
+    """Without an answer until the deadline, an error says so."""
     with Cluster() as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers)
-        pipeline.create(pipeline.transactions)
-        with transactional(pipeline) as producer:
-            producer.begin_transaction()
-            write(producer, pipeline.transactions, 1)
-            producer.flush()  # the partition belongs to the transaction now
-            cluster.brokers[0].pause()
-            batch = write(producer, pipeline.transactions, 2)
-            with pytest.raises(KafkaError, match="what became of a batch is not known"):
-                batch.check(INPUT)
-            producer.flush()
-            with pytest.raises(KafkaError, match=r"\[0\] does not take the record at offset 0 .*: KafkaTimeoutError"):
-                batch.check(INPUT)
+        pipeline.create(pipeline.legit)
+        producer, one = start(pipeline), outgoing(2, topic=pipeline.legit)
+        open_transaction(producer, outgoing(1, topic=pipeline.legit))
+        producer.seal(one)
+        cluster.brokers[0].pause()
+        with pytest.raises(KafkaError, match=r"does not take the record at offset 0 .*KafkaTimeoutError"):
+            producer.brokers.run(producer.brokers.write([one], producer.coordinator[1]), 3)
+        with pytest.raises(KafkaError, match="no success with EndTxnRequest: KafkaTimeoutError"):
+            producer.brokers.run(producer.end(is_commit=True), 1)
 
 
-def test_offsets_go_with_the_transaction(producer: KafkaProducer, pipeline: Pipeline) -> None:
-    """`_transaction_manager` and `_sender`: offsets are committed with the batches, and fenced by the generation."""
+def test_offsets_go_with_the_transaction(producer: Producer, pipeline: Pipeline) -> None:
+    """They are committed with the batches, and fenced by the generation."""
     group = KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name, enable_auto_commit=False)
     group.subscribe([pipeline.transactions])
     wait_until(lambda: group.poll(100) == {} and bool(group.assignment()), 120)
     (place,) = group.assignment()
-    assert kafka_python.begin_with_offsets(producer, [], {place: OffsetAndMetadata(7)}, group.group_metadata()).wait(
-        60_000
-    )
-    producer.commit_transaction()
+    member = group.group_metadata()
+    producer.commit(Out({place: 7}, member, {}))
     wait_until(lambda: group.committed(place) == 7, 120)  # visible once the broker has written the marker
-    stale = group.group_metadata()._replace(generation_id=group.group_metadata().generation_id + 1)
-    assert isinstance(stale, ConsumerGroupMetadata)
-    with pytest.raises(KafkaError):
-        kafka_python.begin_with_offsets(producer, [], {place: OffsetAndMetadata(8)}, stale).wait(60_000)
+    with pytest.raises(KafkaError, match="IllegalGeneration"):
+        producer.commit(Out({place: 8}, member._replace(generation_id=member.generation_id + 1), {}))
     group.close()
-
-
-def test_the_builder_takes_its_records_from_buffer() -> None:
-    """`_builder`: what we put into the inner builder is what it builds, header and all."""
-    names = {"_buffer", "_num_records", "_last_offset", "_first_timestamp", "_max_timestamp"}
-    records = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=0)
-    assert all(hasattr(records._builder, name) for name in names)
-    (output,) = encode(Columns.of([(0, 5, CONTENT), (1, 9, CONTENT)]), 1000)
-    builder = records._builder
-    builder._buffer, builder._num_records, builder._last_offset = output.data, 2, 1
-    builder._first_timestamp, builder._max_timestamp = output.base_timestamp, output.max_timestamp
-    records._next_offset = 2
-    records.close()
-    built = DefaultRecordBatch(records.buffer())
-    assert built.validate_crc()
-    assert (built.records_count, built.last_offset, built.first_timestamp, built.max_timestamp) == (2, 1, 5, 9)
-    assert [record.value for record in built] == [b"x", b"x"]
-    assert records.next_offset() == 2
 
 
 def test_brokers_tell_where_they_are(cluster: Cluster) -> None:
@@ -250,20 +246,19 @@ def test_brokers_tell_where_they_are(cluster: Cluster) -> None:
         admin.close()
 
 
-@pytest.mark.parametrize("kind", [KafkaConsumer, KafkaProducer])
+@pytest.mark.parametrize("kind", [KafkaConsumer, KafkaAdminClient])
 def test_asking_for_a_topic_does_not_create_it(kind: type, pipeline: Pipeline) -> None:
-    """`_metadata` and `_manager.cluster` have the option by which a broker creates what is asked for."""
+    """`_manager.cluster` has the option by which a broker creates what is asked for."""
     cluster = Environment(pipeline.environ("detector")).cluster()
-    asking = kafka_python.connect(
-        kind, cluster, Stopping(), **({"max_block_ms": 1000} if kind is KafkaProducer else {})
-    )
+    asking = kafka_python.connect(kind, cluster, Stopping())
     missing = f"{pipeline.name}.missing"
-    if kind is KafkaProducer:
-        with suppress(KafkaTimeoutError):
-            asking.partitions_for(missing)
-    else:
+    if kind is KafkaConsumer:
         asking.assign([TopicPartition(missing, 0)])
         asking.poll(1000)
+    else:
+        connections, _ = kafka_python.network(asking)
+        with suppress(UnknownTopicOrPartitionError):
+            connections.run(connections.cluster.set_topics, [missing])
     with closing(KafkaAdminClient(bootstrap_servers=pipeline.broker_url)) as admin:
         assert missing not in admin.list_topics()
     asking.close()
@@ -281,7 +276,7 @@ def test_the_client_tells_how_it_checks_certificates(tmp_path: Path) -> None:
 
 
 def test_every_private_name_is_in_one_module() -> None:
-    """Names of others with an underscore are in two modules, except for two of them; and so are the base classes."""
+    """Names of others with an underscore are in two modules, except for two of them; and so is the base class."""
     found = {
         (str(file.relative_to(ROOT)), name)
         for room in ("detector", "smurfing", "alerter", "generator", "exactly_once", "service")
@@ -290,5 +285,4 @@ def test_every_private_name_is_in_one_module() -> None:
         if file.name not in ("kafka_python.py", "whole_batches.py")
     }
     assert found == {("service/connecting.py", "_build_ssl_context"), ("generator/delivery.py", "_metadata")}
-    assert issubclass(kafka_python.WrittenBatch, ProducerBatch)
     assert issubclass(whole_batches._PartitionRecords, Fetcher.PartitionRecords)

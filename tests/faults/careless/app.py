@@ -3,20 +3,31 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from kafka import TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import ConsumerGroupMetadata
 
 from detector.app import branching
-from exactly_once import Portion, consumer, kafka_python, places, run
+from exactly_once import Portion, brokers, consumer, places, run
 
 read = consumer.Consumer.read
 CARELESS = os.environ["CARELESS"].split()
 
 if "unchecked" in CARELESS:  # does not look at what became of its batches
-    kafka_python.WrittenBatch.check = lambda self, source: None
+    write = brokers.Brokers.write
+
+    async def write_carelessly(self: brokers.Brokers, *written: Any) -> None:
+        """Write, and go on without those that are not taken."""
+        with suppress(KafkaError):
+            await write(self, *written)
+
+    brokers.Brokers.write = write_carelessly
 
 if "slow" in CARELESS:  # makes the moment between reading and writing long enough to hit
 
@@ -48,7 +59,7 @@ if "unfenced" in CARELESS:  # writes during a rebalance too, from wherever it is
     def read_unfenced(self: consumer.Consumer, wait: bool) -> Portion:
         """Read, and give the group's name alone."""
         portion = slowly(self, wait)
-        return portion._replace(group=portion.group.group_id)
+        return portion._replace(group=ConsumerGroupMetadata(portion.group.group_id))
 
     consumer.Consumer.read = read_unfenced
 

@@ -1,0 +1,196 @@
+"""Requests to coordinators and leaders, sent again until a deadline where a broker is gone, or another has taken over.
+
+To send one twice does no harm: a leader knows a batch by its sequence number, and a coordinator what it has noted.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import (
+    ConcurrentTransactionsError,
+    DuplicateSequenceNumberError,
+    InvalidTimestampError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    NodeNotReadyError,
+    OperationNotAttemptedError,
+    RecordListTooLargeError,
+    RetriableError,
+    for_code,
+)
+from kafka.protocol.metadata import FindCoordinatorRequest
+from kafka.protocol.producer import AddPartitionsToTxnResponse, ProduceRequest, TxnOffsetCommitResponse
+
+from exactly_once.job import Outgoing
+from exactly_once.kafka_python import network
+
+REQUEST_BYTES = 8 * 1024 * 1024
+"""Batches share a request up to this size, well below what a broker reads; a larger batch goes alone."""
+
+RETRY_SECONDS, MARKER_SECONDS = 0.05, 0.002
+"""The pause before a request is sent again; the latter while Kafka still ends the previous transaction."""
+
+REFUSED_BY: dict[type[KafkaError], str] = {
+    InvalidTimestampError: "message.timestamp.before.max.ms and message.timestamp.after.max.ms",
+    MessageSizeTooLargeError: "max.message.bytes",
+    RecordListTooLargeError: "segment.bytes",
+}
+"""The setting of a topic by which its broker refuses a record with this error."""
+
+Coordinator = tuple[int, str]
+"""A CoordinatorType, and the transactional id or the group that is coordinated."""
+T = TypeVar("T")
+
+
+class Brokers:
+    """Sends requests by the connections of a client, in whose thread all coroutines run."""
+
+    def __init__(self, client: KafkaAdminClient, topics: Sequence[str]) -> None:
+        """Take a client of one's own, and the topics that are to be written."""
+        self.client, self.sleep = network(client)
+        self.coordinators: dict[Coordinator, Any] = {}
+        self.client.cluster.set_topics(topics)  # whose leaders it finds out, and those alone
+
+    def run(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
+        """Do the work, in so many seconds. Raises KafkaError."""
+        self.until = time.monotonic() + seconds
+        self.client.run(work)
+
+    async def all(self, *works: Coroutine[Any, Any, T]) -> list[T]:
+        """Begin all, in this order, and return what each returns."""
+        return [await begun for begun in [self.client.call_soon(work) for work in works]]
+
+    async def ask(self, coordinator: Coordinator, request: Any) -> Any:
+        """Return a coordinator's answer, once there is no error in it."""
+        reason: KafkaError | None = None
+        while True:
+            try:
+                answer = await self._send(request, await self._find(coordinator))
+                errors = [for_code(code)() for code in error_codes(answer)]
+                for error in sorted(errors, key=lambda error: error.retriable):  # those first that end the process
+                    raise error
+                return answer
+            except RetriableError as error:
+                is_early = isinstance(error, ConcurrentTransactionsError)
+                if not is_early:
+                    self.coordinators.pop(coordinator, None)
+                if not reason or not isinstance(error, KafkaTimeoutError):  # the deadline itself explains nothing
+                    reason = error
+                final = KafkaTimeoutError(f"no success with {request.name}: {reason}")
+                await self._pause(MARKER_SECONDS if is_early else RETRY_SECONDS, final)
+
+    async def write(self, batches: Iterable[Outgoing], transactional_id: str) -> None:
+        """Write sealed batches, those of a partition one after the other. Raises KafkaError if one is refused."""
+        left: dict[TopicPartition, list[Outgoing]] = defaultdict(list)
+        for one in batches:
+            left[one.target].append(one)
+        while left:
+            requests: dict[Any, list[Outgoing]] = defaultdict(list)  # by leader, each with one batch for a partition
+            for target, (first, *_) in left.items():
+                request = requests[self.client.cluster.leader_for_partition(target)]
+                if not request or sum(len(one.batch.data) for one in (*request, first)) <= REQUEST_BYTES:
+                    request.append(first)
+            errors: dict[TopicPartition, KafkaError] = {}
+            sent = (self._produce(request, leader, transactional_id) for leader, request in requests.items())
+            for one, error in (result for results in await self.all(*sent) for result in results):
+                if error:
+                    errors[one.target] = refusal(one, error)
+                elif left[one.target].pop(0) and not left[one.target]:
+                    del left[one.target]
+            if errors:  # each of these partitions may have another leader by now
+                with suppress(KafkaError):
+                    await self.client.wait_for(self.client.cluster.request_update(), self._left_ms())
+                await self._pause(RETRY_SECONDS, next(iter(errors.values())))
+
+    async def _produce(
+        self, batches: Sequence[Outgoing], leader: Any, transactional_id: str
+    ) -> list[tuple[Outgoing, KafkaError | None]]:
+        # Returns for each batch why it has to be sent again, if so.
+        topic: Any = ProduceRequest.TopicProduceData
+        items = ((b.target, topic.PartitionProduceData(index=b.target[1], records=b.batch.data)) for b in batches)
+        request = ProduceRequest(
+            transactional_id=transactional_id,
+            acks=-1,
+            timeout_ms=self._left_ms(),
+            topic_data=[topic(name=name, partition_data=data) for name, data in by_topic(items)],
+            min_version=8,  # earlier ones do not say which record is refused
+            max_version=9,
+        )
+        try:
+            answer = await self._send(request, leader)
+        except RetriableError as error:
+            return [(one, error) for one in batches]
+        found = {TopicPartition(t.name, p.index): p for t in answer.responses for p in t.partition_responses}
+        return [(one, error_of(found.get(one.target), one)) for one in batches]
+
+    async def _find(self, coordinator: Coordinator) -> Any:
+        if coordinator not in self.coordinators:
+            kind, key = coordinator
+            request = FindCoordinatorRequest(key=key, key_type=kind, coordinator_keys=[key])  # in any version
+            answer = await self._send(request, self.client.least_loaded_node())
+            found = answer.coordinators[0] if answer.coordinators else answer
+            self.coordinators[coordinator] = self.client.cluster.add_coordinator(found, kind, key)
+        return self.coordinators[coordinator]
+
+    async def _send(self, request: Any, broker: Any) -> Any:
+        if self.client.cluster.broker_metadata(broker) is None:
+            raise NodeNotReadyError(f"{broker}")
+        # The client closes the connection of a request that it gives up: only after we have given up.
+        return await self.client.wait_for(self.client.send(request, broker, self._left_ms() + 1000), self._left_ms())
+
+    async def _pause(self, seconds: float, final: KafkaError) -> None:
+        if time.monotonic() + seconds > self.until:
+            raise final
+        await self.sleep(seconds)
+
+    def _left_ms(self) -> int:
+        return max(1, int((self.until - time.monotonic()) * 1000))
+
+
+def by_topic(items: Iterable[tuple[TopicPartition, T]]) -> Iterable[tuple[str, list[T]]]:
+    """Return the topics, each with the items of its partitions, as requests have them."""
+    found: dict[str, list[T]] = defaultdict(list)
+    for partition, item in items:
+        found[partition.topic].append(item)
+    return found.items()
+
+
+def error_codes(answer: Any) -> set[int]:
+    """Return what a coordinator finds wrong, with the request or with one of its partitions."""
+    codes = {answer.error_code} if hasattr(answer, "error_code") else set()
+    if isinstance(answer, AddPartitionsToTxnResponse):
+        codes = {p.partition_error_code for t in answer.results_by_topic_v3_and_below for p in t.results_by_partition}
+    elif isinstance(answer, TxnOffsetCommitResponse):
+        codes = {p.error_code for t in answer.topics for p in t.partitions}
+    return codes - {0, OperationNotAttemptedError.errno}  # the latter because of another partition
+
+
+def error_of(answer: Any, sent: Outgoing) -> KafkaError | None:
+    """Return why a batch has to be sent again, if so. Raises KafkaError, which names the record, if it is refused."""
+    if answer is None:
+        return KafkaTimeoutError("no answer")
+    kind = for_code(answer.error_code)
+    if not answer.error_code or kind is DuplicateSequenceNumberError:
+        return None
+    # Kafka names the records that it does not take; all others have failed because of them.
+    reasons = {found.batch_index: found.batch_index_error_message for found in answer.record_errors}
+    index = min(reasons.keys() & range(len(sent.batch.offsets)), default=0)
+    error: KafkaError = kind(*filter(None, [reasons.get(index) or answer.error_message]))
+    if not error.retriable:
+        raise refusal(sent, error, index)
+    return error
+
+
+def refusal(sent: Outgoing, error: KafkaError, index: int = 0) -> KafkaError:
+    """Return an error that says which record of a batch is not taken, and why."""
+    (topic, partition), batch, source = sent
+    setting = REFUSED_BY.get(type(error), "")
+    return KafkaError(
+        f"{topic}[{partition}] does not take the record at offset {batch.offsets[index]} of"
+        f" {source.topic}[{source.partition}]: {error!r}{setting and f', see {setting} of {topic}'}"
+    )
