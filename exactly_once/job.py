@@ -12,7 +12,6 @@ from kafka.structs import ConsumerGroupMetadata
 from exactly_once.decoding import Record, decode
 from exactly_once.encoding import Columns, OutputBatch, batch_bytes, content_of, encode
 from exactly_once.unpacking import Chunk
-from exactly_once.varints import VARINT, read_varint
 
 
 class Input(NamedTuple):
@@ -111,24 +110,13 @@ class Out:
         It goes to the partition of its key, or without a key to the one that its cause came from. Returns why the topic
         does not take it, and then it is not written; "" if it is.
         """
+        target, number, content = self.targets[topic], source.partition, content_of(key, value)
         time = cause.timestamp if timestamp is None else timestamp
-        return self._write(topic, source, key, cause.offset, time, content_of(key, value))
-
-    def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> str:
-        """Write a record as it is, but with this key, to the partition of the key. Returns what `write` does."""
-        length, at = read_varint(record.content, 0)
-        content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
-        return self._write(topic, source, key, record.offset, record.timestamp, content)
-
-    def _write(
-        self, topic: str, source: TopicPartition, key: bytes | None, offset: int, timestamp: int, content: bytes
-    ) -> str:
-        target, number = self.targets[topic], source.partition
         if key is not None:
             number = murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
-        if not (refusal := target.refusal(batch_bytes(content), timestamp)):
+        if not (refusal := target.refusal(batch_bytes(content), time)):
             partition = TopicPartition(topic, number % target.partitions)
-            self._records[partition, source].add(offset, timestamp, content)
+            self._records[partition, source].add(cause.offset, time, content)
         return refusal
 
     def finish(self) -> None:

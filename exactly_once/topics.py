@@ -21,6 +21,7 @@ from service.log import log
 from service.settings import ConfigurationError
 
 T = TypeVar("T")
+Configs = Mapping[str, Mapping[str, str]]
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """The largest record batch that an output topic we create accepts. More than Kafka's 1 MB: what came in compressed goes
@@ -62,7 +63,7 @@ def prepare_topics(admin: KafkaAdminClient, inputs: Sequence[Input], outputs: Se
         if output.keeps_partition and counts[output.topic] < partitions:
             raise_partitions(admin, output.topic, counts[output.topic], source, partitions)
     found = find_configs(admin, names)
-    check_limits(admin, source, found)
+    check_limits(admin, source, found, {output.topic: output.configs for output in outputs})
     return {
         name: Target(
             counts[name],
@@ -142,8 +143,8 @@ def find_configs(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[s
     return _answer(topics, ask)
 
 
-def check_limits(admin: KafkaAdminClient, source: str, outputs: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise ConfigurationError if a topic with this configuration does not take what the source takes."""
+def check_limits(admin: KafkaAdminClient, source: str, outputs: Configs, wanted: Configs) -> None:
+    """Raise ConfigurationError if a topic with this configuration does not take, and keep, what the source takes."""
     ahead = UNLIMITED
     if any(int(configs.get(AFTER, UNLIMITED)) < UNLIMITED for configs in outputs.values()):
         with suppress(KafkaError):  # there may be no permission to ask for it
@@ -159,12 +160,16 @@ def check_limits(admin: KafkaAdminClient, source: str, outputs: Mapping[str, Map
                 wrong[AFTER] = ahead
         if "compact" in configs["cleanup.policy"]:  # it would take no record without a key, and one for each key
             wrong["cleanup.policy"] = "delete"
+        for name in ("retention.ms", "retention.bytes"):  # -1 is no limit
+            least, kept = int(wanted[topic].get(name, 0)), int(configs[name])
+            if kept != -1 and not 0 <= least <= kept:
+                wrong[name] = least
         if wrong:
             has = ", ".join(f"{name}={configs[name]}" for name in wrong)
-            wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
+            better = ",".join(f"{name}={value}" for name, value in wrong.items())
             raise ConfigurationError(
-                f"{topic} does not take all that {source} takes ({has}):"
-                f" kafka-configs --alter --topic {topic} --add-config {wanted}"
+                f"{topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes ({has}):"
+                f" kafka-configs --alter --topic {topic} --add-config {better}"
             )
 
 
