@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-TEXT, FILE = r"[^\0\ud800-\udfff]+", ".+"  # TEXT is what UTF-8 can encode
+TEXT, FILE = r"[^\0\ud800-\udfff]+", "(?!-----).+"  # TEXT is what UTF-8 can encode; a FILE's path is no certificate
 VARIABLES = {
     "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL",
     "KAFKA_SASL_MECHANISM": "PLAIN|SCRAM-SHA-256|SCRAM-SHA-512",
@@ -68,6 +68,8 @@ def _read(environ: Mapping[str, str], name: str) -> str:
         return read_secret(environ, name)
     value = environ.get(name, "")
     if value and not re.fullmatch(VARIABLES[name], value):
+        if VARIABLES[name] is FILE:
+            raise ValueError(f"{name} is no path, but a text of {len(value)} characters: give it a file that has it")
         raise ValueError(f"{name} is {value!r}: give it {VARIABLES[name].replace('|', ' or ')}")
     return value
 
@@ -81,9 +83,11 @@ def read_secret(environ: Mapping[str, str], name: str) -> str:
         try:
             value = Path(path).read_text("utf-8", "surrogateescape").rstrip("\r\n")
         except OSError as error:
-            raise ValueError(f"{name}_FILE is {path!r} ({error.strerror}): give it a file that can be read") from None
+            # Not the path: it may be the secret itself, by mistake.
+            what = f"{name}_FILE, a path of {len(path)} characters, cannot be read ({error.strerror})"
+            raise ValueError(f"{what}: give it a file that this service's user may read") from None
     if (value or path) and not re.fullmatch(TEXT, value):
-        raise ValueError(f"{f'{name}_FILE is {path!r}, which' if path else name} is empty or not UTF-8: give it a text")
+        raise ValueError(f"{f'the file of {name}_FILE' if path else name} is empty or not UTF-8: give it a text")
     return value
 
 
