@@ -30,6 +30,12 @@ ifdef THREE_BROKERS
 export KAFKA_BROKER_URL ?= broker:9092,broker-2:9092,broker-3:9092
 endif
 
+# Compose mounts it under this name.
+ifdef ALERT_URLS_FILE
+override ALERT_URLS_FILE := $(abspath $(ALERT_URLS_FILE))
+export ALERT_URLS_FILE
+endif
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

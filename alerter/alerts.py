@@ -1,9 +1,10 @@
 """What people are told about a record: plain text of bounded length, whatever the record holds."""
 
 import json
+import time
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kafka import TopicPartition
 
@@ -19,32 +20,31 @@ class Alert(NamedTuple):
     id: str
     text: str
     place: str
+    read_at: float
+    """In seconds, of a monotonic clock."""
 
 
-def alert_of(source: TopicPartition, record: Record, least_fraud: float | None) -> Alert | None:
-    """Return the alert for a record, or None for a fraud of less than this amount. Raises ValueError for anything else.
-
-    Without an amount the source has alerts, else frauds.
-    """
-    place = f"{source.topic}[{source.partition}] offset {record.offset}"
+def alert_of(source: TopicPartition, record: Record) -> Alert:
+    """Return the alert that a record holds, about a ring or a single fraud. Raises ValueError if it holds none."""
     if record.problem:
         raise ValueError(record.problem)
-    if least_fraud is None:
-        fields = members(
-            record.value, id=str, rule=str, target=str, sources=int, sum=float, currency=str, first=int, last=int
-        )
-        amount, currency = number(fields["sum"]), visible(fields["currency"], 3)
-        text = (
-            f"{visible(fields['rule'], 20).capitalize()}: {number(fields['sources'])} accounts sent {amount} {currency}"
-            f" to {visible(fields['target'])} in {duration(fields['last'] - fields['first'])}"
-        )
-        return Alert(visible(fields["id"], 64), text, place)
-    fields = members(record.value, source=str, target=str, amount=float, currency=str)
-    if fields["amount"] < least_fraud:
-        return None
-    amount, currency = number(fields["amount"]), visible(fields["currency"], 3)
-    text = f"Fraud: {visible(fields['source'])} sent {amount} {currency} to {visible(fields['target'])}"
-    return Alert(f"fraud-{source.partition}-{record.offset}", text, place)
+    try:
+        found = json.loads(str(record.value or b"", "utf-8"), parse_constant=str)
+        is_fraud = found["rule"] == "amount"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError("no alert in JSON") from None
+    kinds = {"source": str, "amount": float} if is_fraud else {"sources": int, "sum": float, "first": int, "last": int}
+    for name, kind in {"id": str, "rule": str, "target": str, "currency": str, **kinds}.items():
+        if type(found.get(name)) not in ({float, int} if kind is float else {kind}):
+            raise ValueError(f"no {name}")
+    amount = f"{number(found['amount' if is_fraud else 'sum'])} {visible(found['currency'], 3)}"
+    if is_fraud:
+        text = f"Fraud: {visible(found['source'])} sent {amount} to {visible(found['target'])}"
+    else:
+        rule, lasted = visible(found["rule"], 20).capitalize(), duration(found["last"] - found["first"])
+        text = f"{rule}: {number(found['sources'])} accounts sent {amount} to {visible(found['target'])} in {lasted}"
+    place = f"{source.topic}[{source.partition}] offset {record.offset}"
+    return Alert(visible(found["id"], 64), text, place, time.monotonic())
 
 
 def message(alerts: Sequence[Alert]) -> tuple[str, str]:
@@ -75,17 +75,3 @@ def duration(milliseconds: int) -> str:
         if milliseconds > size:
             return f"{number(-(-milliseconds // size))} {unit}"
     return "1 second"
-
-
-def members(value: memoryview | None, **kinds: type) -> dict[str, Any]:
-    """Return the members of the JSON object in the value. Raises ValueError if one is missing or of another kind."""
-    try:
-        found = json.loads(str(value or b"", "utf-8"), parse_constant=str)
-        wrong = [
-            name for name, kind in kinds.items() if type(found[name]) not in ({float, int} if kind is float else {kind})
-        ]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        wrong = list(kinds)
-    if wrong:
-        raise ValueError(f"no {', '.join(wrong)}")
-    return dict(found)

@@ -4,28 +4,31 @@ import os
 import re
 import sys
 import time
-from concurrent.futures import wait
-from contextlib import suppress
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from kafka import TopicPartition, errors
-from kafka.structs import MemberState, OffsetAndMetadata
+from kafka import KafkaAdminClient, TopicPartition, errors
+from kafka.structs import OffsetAndMetadata
 
 from alerter.alerts import alert_of
 from alerter.receivers import Receiver, receivers_of
-from exactly_once.unpacking import records_of
-from exactly_once.whole_batches import join
+from exactly_once import Input
+from exactly_once.consumer import Consumer
+from exactly_once.kafka_python import connect
+from exactly_once.places import ANSWER_MS
+from exactly_once.producer import OURS
 from service.log import REPORT_SECONDS, log, set_up_logging, touch
-from service.settings import NUMBER, Cluster, ConfigurationError, Environment
+from service.settings import Cluster, ConfigurationError, Environment
 from service.stopping import Stopping
 
 MOST_WAITING = 10_000
-"""While this many alerts wait for one receiver, no more are read."""
+"""While this many alerts wait for one receiver, no more are read; a portion may be on top."""
 
-FETCH_BYTES = 1024 * 1024
-POLL_MS, ANSWER_MS, CLOSE_MS = 200, 20_000, 3000
-REJOIN_SECONDS, LAST_ATTEMPT_SECONDS, RETRY_SECONDS = 15, 15, 1
+TURN_SECONDS, LAST_ATTEMPT_SECONDS, STEP_SECONDS = 60, 15, 0.2
+CLOSE_MS = 3000
 
 
 @dataclass(frozen=True)
@@ -34,53 +37,46 @@ class Settings:
 
     cluster: Cluster
     alerts_topic: str
-    fraud_topic: str
-    """Empty if only alerts are read."""
-    alert_amount: float
-    """Frauds of this amount or more are reported as well, in any currency."""
     consumer_group: str
     urls: tuple[str, ...] = field(repr=False)
     """The receivers' addresses, for Apprise. They contain passwords and tokens."""
     alerts_per_minute: int
     heartbeat_file: str
-
-    @property
-    def topics(self) -> set[str]:
-        """The topics to read."""
-        return {self.alerts_topic, self.fraud_topic} - {""}
+    metrics_port: int
 
     @classmethod
     def from_env(cls, environment: Environment) -> "Settings":
         """Read the settings. Raises ConfigurationError at the first variable that is missing or malformed."""
-        read = environment.text
-        amount = read("ALERT_AMOUNT", rf"inf|{NUMBER}", "a number above 0, such as 1000, or leave it out", "inf")
-        example = "streaming.transactions.fraud, or leave out ALERT_AMOUNT"
         return cls(
             environment.cluster(),
             environment.topic("ALERTS_TOPIC", "streaming.alerts"),
-            "" if amount == "inf" else environment.topic("FRAUD_TOPIC", example),
-            float(amount),
             environment.name("CONSUMER_GROUP", "alerter"),
             tuple(re.split(r"\s+|,(?=\w+://)", urls)) if (urls := environment.secret("ALERT_URLS")) else (),
-            int(read("ALERTS_PER_MINUTE", "0*[1-9][0-9]{0,5}", "a whole number above 0", "10")),
+            int(environment.text("ALERTS_PER_MINUTE", "0*[1-9][0-9]{0,5}", "a whole number above 0", "10")),
             environment.heartbeat_file(),
+            environment.metrics_port(),
         )
 
 
 class Alerter:
     """Reads records, tells every receiver, and commits what all of them have confirmed."""
 
-    def __init__(self, settings: Settings, receivers: list[Receiver], consumer: Any) -> None:
-        self.settings, self.receivers, self.consumer = settings, receivers, consumer
+    def __init__(self, settings: Settings, receivers: list[Receiver], stopping: Stopping) -> None:
+        """Join the group. Raises KafkaError."""
+        self.settings, self.receivers, self.stopping = settings, receivers, stopping
+        self.read_to: dict[TopicPartition, int] = {}
         self.committed: dict[TopicPartition, int] = {}
-        self.stable_at = self.ticked_at = time.monotonic()
-        consumer.subscribe(sorted(settings.topics))
-        consumer.topics()  # otherwise the client may believe that they have no partitions, and stay idle
+        self.ticked_at = time.monotonic()
+        topic = [Input(settings.alerts_topic)]
+        self.consumer = Consumer(settings.cluster, stopping, settings.consumer_group, topic, self.on_assignment)
 
-    def run(self, stopping: Stopping) -> None:
+    def run(self) -> None:
         """Work until a signal comes. Raises KafkaError; TimeoutError if a receiver hangs."""
-        while not stopping.is_set:
-            self.read()
+        while not self.stopping.is_set:
+            self.stopping.rearm(TURN_SECONDS)
+            attempts = [receiver.attempt for receiver in self.receivers if receiver.attempt]
+            wait(attempts, STEP_SECONDS, FIRST_COMPLETED)
+            self.read(wait=not attempts)
             for receiver in self.receivers:
                 receiver.step()
             self.commit()
@@ -89,63 +85,64 @@ class Alerter:
         for receiver in self.receivers:
             receiver.note()
         self.commit()
-        self.consumer.close(timeout_ms=CLOSE_MS)
+        self.consumer.client.close(timeout_ms=CLOSE_MS)
 
-    def read(self) -> None:
+    def on_assignment(self, committed: Mapping[TopicPartition, int | None]) -> None:
+        """Start afresh: what is not committed is read again, by whoever has the partition now."""
+        self.read_to, self.committed = {}, {}
+        for receiver in self.receivers:
+            receiver.waiting.clear()
+
+    def read(self, wait: bool) -> None:
         """Hand the next records to every receiver. Always polls, which keeps this instance in its group."""
         is_full = any(len(receiver.waiting) >= MOST_WAITING for receiver in self.receivers)
-        (self.consumer.pause if is_full else self.consumer.resume)(*self.consumer.assignment())
-        for source, record in records_of(self.consumer.poll(timeout_ms=POLL_MS)):
-            is_fraud = source.topic == self.settings.fraud_topic
+        client: Any = self.consumer.client
+        (client.pause if is_full else client.resume)(*client.assignment())
+        portion = self.consumer.read(wait, is_full)
+        self.read_to |= portion.offsets
+        for source, record in portion.records():
             try:
-                alert = alert_of(source, record, self.settings.alert_amount if is_fraud else None)
-                if alert:
-                    for receiver in self.receivers:
-                        receiver.waiting[source, record.offset] = alert
+                alert = alert_of(source, record)
+                for receiver in self.receivers:
+                    receiver.waiting[source, record.offset] = alert
             except ValueError as error:
                 log.warning("%s[%d]: passed over offset %d: %s", *source, record.offset, error)
 
     def commit(self) -> None:
         """Commit, for each partition, the offset before which all receivers have confirmed everything."""
-        assigned = self.consumer.assignment()
-        offsets = {partition: self.consumer.position(partition, timeout_ms=0) or 0 for partition in assigned}
+        offsets = self.read_to.copy()
         for receiver in self.receivers:
-            for partition, offset in list(receiver.waiting):
-                if partition in offsets:
-                    offsets[partition] = min(offset, offsets[partition])
-                else:  # another instance has it now
-                    del receiver.waiting[partition, offset]
-        news = {partition: n for partition, n in offsets.items() if n > self.committed.get(partition, 0)}
+            for partition, offset in receiver.waiting:
+                offsets[partition] = min(offset, offsets[partition])
+        news = {partition: n for partition, n in offsets.items() if n != self.committed.get(partition)}
+        if not news or not self.consumer.generation:
+            return
         try:
-            self.consumer.commit({partition: OffsetAndMetadata(n) for partition, n in news.items()}, ANSWER_MS)
+            self.consumer.client.commit({p: OffsetAndMetadata(n, OURS) for p, n in news.items()}, ANSWER_MS)
+            self.consumer.places.note(news)
             self.committed |= news
         except (errors.CommitFailedError, errors.RebalanceInProgressError):
             log.info("The group is being rebalanced: some alerts may be told again")
 
     def tick(self) -> None:
-        """Touch the heartbeat file every few seconds if all is well. Raises KafkaError if kept out of the group."""
-        now, is_well = time.monotonic(), self.consumer.group_metadata().state == MemberState.STABLE
-        self.stable_at = now if is_well else self.stable_at
-        if now - self.stable_at > REJOIN_SECONDS:
-            raise errors.KafkaError(f"this instance does not get into the group {self.settings.consumer_group}")
-        if now - self.ticked_at < REPORT_SECONDS:
+        """Touch the heartbeat file every few seconds if all is well. Raises KafkaError."""
+        if time.monotonic() - self.ticked_at < REPORT_SECONDS:
             return
-        self.ticked_at = now
-        is_well &= self.settings.topics <= self.consumer.topics()  # Kafka answers, and nobody has deleted them
-        if is_well and not any(receiver.is_stuck for receiver in self.receivers):
+        self.ticked_at = time.monotonic()
+        is_there = self.settings.alerts_topic in self.consumer.client.topics()  # Kafka answers, and nobody deleted it
+        if is_there and self.consumer.generation and not any(receiver.is_stuck for receiver in self.receivers):
             touch(self.settings.heartbeat_file)
 
 
-def start(settings: Settings, receivers: list[Receiver], stopping: Stopping) -> None:
-    """Wait for Kafka and the topics, and work until a signal. Raises KafkaError; TimeoutError if a receiver hangs."""
-    consumer = join(settings.cluster, stopping, settings.consumer_group, FETCH_BYTES, auto_offset_reset="earliest")
-    while missing := settings.topics - consumer.topics():
-        log.warning("Kafka shows no topic %s yet: create it, or start what does", " and ".join(sorted(missing)))
-        for _ in range(10):
-            time.sleep(RETRY_SECONDS / 10)
-            if stopping.is_set:
-                return
-    Alerter(settings, receivers, consumer).run(stopping)
+def wait_for_topic(settings: Settings, stopping: Stopping) -> None:
+    """Wait until Kafka shows the topic. Ends the process, with exit code 0, if a signal comes first."""
+    with closing(connect(KafkaAdminClient, settings.cluster, stopping)) as admin:
+        while settings.alerts_topic not in admin.list_topics():
+            log.warning("Kafka shows no topic %s yet: create it, or start what does", settings.alerts_topic)
+            for _ in range(10):
+                time.sleep(0.1)
+                if stopping.is_set:
+                    sys.exit(0)
 
 
 def main() -> NoReturn:
@@ -155,9 +152,14 @@ def main() -> NoReturn:
     try:
         settings = Settings.from_env(Environment(os.environ))
         receivers = receivers_of(settings.urls, settings.alerts_per_minute)
+        if settings.metrics_port:
+            from service.metrics import serve  # imported only if wanted: it costs memory, and opens a port
+
+            serve(settings.metrics_port, "alerter", lambda: Receiver.figures(receivers))
         log.info("Starting with %s, telling %s", settings, ", ".join(receiver.name for receiver in receivers))
         with suppress(SystemExit):  # signalled while it was connecting
-            start(settings, receivers, stopping)
+            wait_for_topic(settings, stopping)
+            Alerter(settings, receivers, stopping).run()
         log.info("Stopped")
     except ConfigurationError as error:
         log.error("%s", error)

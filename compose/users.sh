@@ -30,4 +30,4 @@ kafka acls --add --allow-principal User:smurfing --operation Create --operation 
   --topic "$CANDIDATES_TOPIC" --topic "$ALERTS_TOPIC"
 kafka acls --add --allow-principal User:smurfing --operation Write \
   --transactional-id smurfing-detector- --resource-pattern-type prefixed
-kafka acls --add --allow-principal User:alerter --operation Read --topic "$ALERTS_TOPIC" --topic "$FRAUD_TOPIC" --group alerter
+kafka acls --add --allow-principal User:alerter --operation Read --topic "$ALERTS_TOPIC" --group alerter

@@ -5,8 +5,8 @@ docs/your-own-service.md. `Branching` is a job that sends each record, unchanged
 """
 
 from exactly_once.branching import Branching, Decision
-from exactly_once.decoding import Record, headers_of
+from exactly_once.decoding import Record, headers_of, key_of
 from exactly_once.job import Input, Job, Out, Output, Portion
 from exactly_once.loop import run
 
-__all__ = ["Branching", "Decision", "Input", "Job", "Out", "Output", "Portion", "Record", "headers_of", "run"]
+__all__ = ["Branching", "Decision", "Input", "Job", "Out", "Output", "Portion", "Record", "headers_of", "key_of", "run"]

@@ -62,12 +62,12 @@ class Consumer:
         if unknown:
             raise KafkaError(f"the partitions of {', '.join(unknown)} are not known")
 
-    def read(self, wait: bool) -> Portion:
+    def read(self, wait: bool, is_full: bool = False) -> Portion:
         """Return the next portion, empty in a rebalance or if there is nothing to read (within POLL_MS, if to wait).
 
-        Raises KafkaError.
+        Whoever is full, and has paused the client, gets no records and stays in the group. Raises KafkaError.
         """
-        batches = {} if self.unread else self._poll(wait)
+        batches = {} if self.unread and not is_full else self._poll(wait)
         group = self.client.group_metadata()
         if not self._is_stable(group):
             self.unread = self.generation = None
@@ -77,7 +77,7 @@ class Consumer:
             return Portion({}, self.places.rewind(), group)
         if batches:
             self.unread = unpack(batches)
-        chunks = self._take()
+        chunks = {} if is_full else self._take()
         # Markers, aborted records and gaps go with the records of other partitions, or by themselves if there are none
         # to commit. While there is more to take, the positions are ahead of it.
         places = self.places

@@ -58,8 +58,8 @@ class Metrics:
         name, progress = self.name, self.progress
         well_at = progress.well_at if progress else self.started_at
         yield GaugeMetricFamily(f"{name}_last_progress_timestamp_seconds", "Last progress or nothing to do", well_at)
-        lag = GaugeMetricFamily(f"{name}_lag_records", "Offsets still to be committed", labels=["partition"])
+        lag = GaugeMetricFamily(f"{name}_lag_records", "Offsets still to be committed", labels=["topic", "partition"])
         for partition, offsets in progress.lags.copy().items() if progress else ():
             if offsets is not None:  # its leader has answered
-                lag.add_metric([str(partition.partition)], offsets)
+                lag.add_metric([partition.topic, str(partition.partition)], offsets)
         yield lag

@@ -118,6 +118,12 @@ def too_large(size: int) -> str:
     return f"too large: {size:,} bytes, and a record may have {MAX_RECORD_BYTES:,}"
 
 
+def key_of(record: Record) -> bytes | None:
+    """Return a record's key."""
+    length, at = read_varint(record.content, 0)
+    return bytes(record.content[at : at + length]) if length >= 0 else None
+
+
 def headers_of(record: Record, most: int = 100) -> list[tuple[bytes, bytes | None]]:
     """Return a record's last headers, up to so many: names, which may be no UTF-8, and values. Later ones count."""
     content: Bytes = record.content

@@ -11,7 +11,6 @@ from kafka.structs import ConsumerGroupMetadata
 
 from exactly_once.decoding import Chunk, Record, decode
 from exactly_once.encoding import Columns, OutputBatch, batch_bytes, content_of, encode
-from exactly_once.varints import VARINT, read_varint
 
 
 class Input(NamedTuple):
@@ -109,21 +108,12 @@ class Out:
         It goes to the partition of its key, or without a key to the one that its cause came from. Returns why the topic
         does not take it, and then it is not written; "" if it is.
         """
-        cause = cause if timestamp is None else cause._replace(timestamp=timestamp)
-        return self._write(topic, source, cause, key, content_of(key, value))
-
-    def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> str:
-        """Write a record as it is, but with this key, to the partition of the key. Returns what `write` does."""
-        length, at = read_varint(record.content, 0)
-        content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
-        return self._write(topic, source, record, key, content)
-
-    def _write(self, topic: str, source: TopicPartition, cause: Record, key: bytes | None, content: bytes) -> str:
-        target = self.targets[topic]
+        target, content = self.targets[topic], content_of(key, value)
+        time = cause.timestamp if timestamp is None else timestamp
         number = source.partition if key is None else murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
-        if not (refusal := target.refusal(batch_bytes(content), cause.timestamp)):
+        if not (refusal := target.refusal(batch_bytes(content), time)):
             partition = TopicPartition(topic, number % target.partitions)
-            self._records[partition, source].add(cause.offset, cause.timestamp, content)
+            self._records[partition, source].add(cause.offset, time, content)
         return refusal
 
     def finish(self) -> None:

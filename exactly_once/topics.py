@@ -19,6 +19,8 @@ from exactly_once.job import Input, Output, Target
 from service.log import log
 from service.settings import ConfigurationError
 
+Configs = Mapping[str, str]
+
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 """The largest record batch that an output topic we create accepts. More than Kafka's 1 MB: what came in compressed goes
 out uncompressed, and a dead letter has headers on top. A portion of the input fits in."""
@@ -74,10 +76,11 @@ def _prepare(admin: KafkaAdminClient, inputs: Sequence[Input], outputs: Sequence
             raise_partitions(admin, output.topic, counts[output.topic], source, partitions)
             counts[output.topic] = partitions
     found, targets = find_configs(admin, [source, *names]), {}
-    for name in names:
-        check_limits(source, found[source], name, found[name])
-        least = -UNLIMITED - 1 if found[name]["compression.type"] in ("producer", "uncompressed") else -1
-        targets[name] = Target(counts[name], int(found[name]["max.message.bytes"]), least)
+    for output in outputs:
+        name, its = output.topic, found[output.topic]
+        check_limits(source, found[source], name, its, output.configs)
+        least = -UNLIMITED - 1 if its["compression.type"] in ("producer", "uncompressed") else -1
+        targets[name] = Target(counts[name], int(its["max.message.bytes"]), least)
     return targets
 
 
@@ -136,8 +139,8 @@ def find_configs(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[s
     return {topic: {name: config["value"] for name, config in found.get(topic, {}).items()} for topic in topics}
 
 
-def check_limits(source: str, source_configs: Mapping[str, str], topic: str, configs: Mapping[str, str]) -> None:
-    """Raise ConfigurationError if a topic with this configuration does not take what the source takes."""
+def check_limits(source: str, source_configs: Configs, topic: str, configs: Configs, asked: Configs) -> None:
+    """Raise ConfigurationError if a topic with this configuration does not take, and keep, what the source takes."""
     wrong: dict[str, int | str] = {}
     if int(configs["max.message.bytes"]) < MIN_MESSAGE_BYTES:
         wrong["max.message.bytes"] = MAX_MESSAGE_BYTES
@@ -148,11 +151,15 @@ def check_limits(source: str, source_configs: Mapping[str, str], topic: str, con
         wrong |= {name: value for name, value in least.items() if int(configs.get(name, UNLIMITED)) < value}
     if "compact" in configs["cleanup.policy"]:  # it would take no record without a key, and one for each key
         wrong["cleanup.policy"] = "delete"
+    for name in ("retention.ms", "retention.bytes"):  # -1 is no limit
+        needed, kept = int(asked.get(name, 0)), int(configs[name])
+        if kept != -1 and not 0 <= needed <= kept:
+            wrong[name] = needed
     if wrong:
         has = ", ".join(f"{name}={configs[name]}" for name in wrong)
         wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
         raise ConfigurationError(
-            f"{topic} does not take all that {source} takes ({has}):"
+            f"{topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes ({has}):"
             f" kafka-configs --alter --topic {topic} --add-config {wanted}"
         )
 

@@ -79,9 +79,9 @@ def main() -> NoReturn:
         log.info("Starting with %s", settings)
         delivery = Delivery(settings.transactions_topic, settings.cluster, settings.heartbeat_file)
         if settings.metrics_port:
-            from generator.figures import Figures  # imported only if wanted: it costs memory, and opens a port
+            from service.metrics import serve  # imported only if wanted: it costs memory, and opens a port
 
-            Figures(settings.metrics_port, delivery, settings.transactions_per_second)
+            serve(settings.metrics_port, "generator", lambda: delivery.figures(settings.transactions_per_second))
     except ConfigurationError as error:
         log.error("%s", error)
         sys.exit(2)

@@ -58,6 +58,15 @@ class Delivery:
         elif reason := refusal(self.cluster.addresses, self.cluster.access):
             raise KafkaError(reason)
 
+    def figures(self, target_rate: float) -> list[tuple[str, str, dict[str, float]]]:
+        """Return the metrics: docs/monitoring.md says what each means."""
+        return [
+            ("delivered_total", "Transactions acknowledged", {"": self.delivered}),
+            ("failed_total", "Transactions not delivered", {"": self.failed}),
+            ("in_flight", "Transactions not acknowledged yet", {"": len(self.in_flight)}),
+            ("target_rate", "Transactions per second asked for", {"": target_rate}),
+        ]
+
     def wait(self, seconds: float) -> None:
         """Wait up to this many seconds for what is in flight. Raises KafkaError, as count does."""
         deadline = time.monotonic() + seconds

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
-TEXT, FILE = r"[^\0\ud800-\udfff]+", ".+"  # TEXT is what UTF-8 can encode
+TEXT, FILE = r"[^\0\ud800-\udfff]+", "(?!-----).+"  # TEXT is what UTF-8 can encode; a FILE's path is no certificate
 VARIABLES = {
     "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL",
     "KAFKA_SASL_MECHANISM": "PLAIN|SCRAM-SHA-256|SCRAM-SHA-512",
@@ -52,6 +52,9 @@ def access_from_env(environ: Mapping[str, str]) -> Access:
     for name, pattern in VARIABLES.items():
         if value := read_secret(environ, name) if name in SECRETS else environ.get(name, ""):
             if not re.fullmatch(pattern, value):
+                if pattern is FILE:
+                    what = f"{name} is no path, but a text of {len(value)} characters"
+                    raise ConfigurationError(f"{what}: give it a file that has it")
                 raise ConfigurationError(f"{name} is {value!r}: give it {pattern.replace('|', ' or ')}")
             given[name] = value
     protocol = given.setdefault("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
@@ -81,9 +84,11 @@ def read_secret(environ: Mapping[str, str], name: str) -> str:
         try:
             value = Path(path).read_text("utf-8", "surrogateescape").rstrip("\r\n")
         except OSError as error:
-            raise ConfigurationError(_no_file(f"{name}_FILE", path, error)) from None
+            # Not the path: it may be the secret itself, by mistake.
+            what = f"{name}_FILE, a path of {len(path)} characters, cannot be read ({error.strerror})"
+            raise ConfigurationError(f"{what}: give it a file that this service's user may read") from None
     if (value or path) and not re.fullmatch(TEXT, value):
-        which = f"{name}_FILE is {path!r}, which" if path else name
+        which = f"the file of {name}_FILE" if path else name
         raise ConfigurationError(f"{which} is empty or not UTF-8: give it a text")
     return value
 
@@ -101,8 +106,5 @@ def _check_files(given: Mapping[str, str]) -> None:
         except ssl.SSLError:
             raise ConfigurationError(f"{name} is {given[name]!r}, which is not, in PEM format, {expected}") from None
         except OSError as error:
-            raise ConfigurationError(_no_file(name, given[name], error)) from None
-
-
-def _no_file(name: str, path: str, error: OSError) -> str:
-    return f"{name} is {path!r} ({error.strerror}): give it a file that can be read"
+            remedy = "give it a file that can be read"
+            raise ConfigurationError(f"{name} is {given[name]!r} ({error.strerror}): {remedy}") from None

@@ -10,7 +10,8 @@ from service.access import ConfigurationError as ConfigurationError
 
 TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
 PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
-ADDRESS = rf"([^\s,:/\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
+ADDRESS = rf"([^\s,:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
+BROKERS = "KAFKA_BROKER_URL"
 NUMBER = r"(?=.*[1-9])([0-9]+\.?[0-9]*|\.[0-9]+)"  # above 0
 
 
@@ -57,9 +58,12 @@ class Environment:
 
     def cluster(self) -> Cluster:
         """Return where Kafka is."""
-        remedy = "host:port with a port from 1 to 65535, such as broker:9092"
-        access = access_from_env(self.environ)
-        return Cluster(self.text("KAFKA_BROKER_URL", f"{ADDRESS}(,{ADDRESS})*", remedy), access)
+        remedy, brokers = "host:port with a port from 1 to 65535, such as broker:9092", self.environ.get(BROKERS, "")
+        for number, address in enumerate(brokers.split(","), 1):
+            if brokers and not re.fullmatch(ADDRESS, address):  # it may hold credentials
+                what = f"{BROKERS}: address {number}, {len(address)} characters, is none"
+                raise ConfigurationError(f"{what}: give it {remedy}, and no user or password")
+        return Cluster(self.text(BROKERS, ".+", remedy), access_from_env(self.environ))
 
     def heartbeat_file(self) -> str:
         """Return the file that is touched every few seconds for the container's health check; "" for none."""

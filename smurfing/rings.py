@@ -6,15 +6,12 @@ no part of it was a ring before. docs/smurfing.md explains the consequences.
 """
 
 from array import array
-from bisect import bisect_left, bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
-from hashlib import sha256
-from itertools import groupby
-from operator import itemgetter
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
-from detector.rule import InvalidTransaction, parse
+from smurfing.candidates import Transfer
 
 HOUR_MS = 3_600_000
 GRACE_MS = 24 * HOUR_MS
@@ -23,19 +20,9 @@ GRACE_MS = 24 * HOUR_MS
 SWEEP_TRANSFERS = 10_000
 """Old transfers are dropped whenever this many have arrived, or as many as were kept, whichever is more."""
 
-MAX_NAME_BYTES = 256
-"""A longer account name is replaced by its hash, so that names take bounded memory."""
-
-_Transfers = list[tuple[int, bytes, bool]]  # of one receiver: the time, the source, and whether it is in a ring
-TIME = itemgetter(0)
-
-
-class Transfer(NamedTuple):
-    """What the rule needs of a transaction that has the rule's amount."""
-
-    source: bytes
-    target: bytes
-    currency: str  # in capitals
+ARRIVAL_BITS = 40
+"""A transfer's key is its time in ms, and in so many bits below, from 1 on, the number of its arrival."""
+EVER = float("inf")
 
 
 class Ring(NamedTuple):
@@ -47,99 +34,118 @@ class Ring(NamedTuple):
     last: int
 
 
-def parse_transfer(value: bytes | memoryview | None, amount: float) -> Transfer | None:
-    """Return the transfer that a record's value holds, or None if it holds none of exactly this amount."""
-    try:
-        transaction = parse(value)
-    except InvalidTransaction:
-        return None
-    if transaction["amount"] != amount:
-        return None
-    return Transfer(_name(transaction["source"]), _name(transaction["target"]), transaction["currency"].upper())
-
-
-def _name(account: str) -> bytes:
-    name = account.encode("utf-8", "surrogatepass")  # JSON can escape half a character
-    return name if len(name) <= MAX_NAME_BYTES else b"sha256:" + sha256(name).hexdigest().encode()
-
-
 class Receivers:
     """The receivers of a partition, each with its recent transfers."""
 
     def __init__(self, sources: int, window_ms: int) -> None:
         self.sources, self.window_ms = sources, window_ms
-        self._receivers: dict[bytes, _Transfers] = {}
+        self._few: dict[bytes, list[tuple[int, bytes]]] = {}  # with fewer transfers than a ring has, as they arrived
+        self._many: dict[bytes, Receiver] = {}
         self._kept = 0  # transfers after the last sweep
         self._times = array("q")  # of those that have arrived since
 
     def add(self, transfer: Transfer, time: int) -> list[Ring]:
         """Add a transfer, and return the rings that it completes: at most one, unless it arrived late."""
-        transfers = self._receivers.setdefault(transfer.target + transfer.currency.encode(), [])
-        at = bisect_right(transfers, time, key=TIME)
-        transfers.insert(at, (time, transfer.source, False))
-        reached = self._reached(transfers, at)
-        rings = list(self._rings(transfers, reached))
-        for i in reached:
-            transfers[i] = (*transfers[i][:2], True)
+        name, rings = transfer.target + transfer.currency.encode(), list[Ring]()
+        if receiver := self._many.get(name):
+            rings = receiver.add(time, transfer.source)
+        else:
+            few = self._few.setdefault(name, [])
+            few.append((time, transfer.source))
+            if len(few) == self.sources:
+                receiver = self._many[name] = Receiver(self.sources, self.window_ms)
+                for arrived in self._few.pop(name):
+                    rings = receiver.add(*arrived)
         self._times.append(time)
         if len(self._times) >= max(SWEEP_TRANSFERS, self._kept):
             self._forget()
         return rings
 
-    def _reached(self, transfers: _Transfers, at: int) -> list[int]:
-        # Returns, in order, the places where a new transfer makes the count reach the limit. Only its own count and
-        # those of later transfers change, the latter only if its source is not in the window yet.
-        time, source, _ = transfers[at]
-        is_below = at > 0 and not transfers[at - 1][2]
-        seen, own_before = {source}, time - self.window_ms
-        for i in range(at - 1, -1, -1):
-            earlier, other, _ = transfers[i]
-            if earlier <= time - self.window_ms or len(seen) == self.sources:
-                break
-            seen.add(other)
-            if other == source:
-                own_before = max(own_before, earlier)
-                if is_below:  # its count is at most the previous one's, so below the limit
-                    break
-        reached = [at] if len(seen) == self.sources else []
-        below = []
-        for i in range(at + 1, len(transfers)):
-            later, other, is_part = transfers[i]
-            if later >= time + self.window_ms or other == source:
-                break
-            if not is_part and later >= own_before + self.window_ms:
-                below.append(i)
-        return reached + [i for i in self._counts_reached(transfers, below) if not transfers[i][2]]
-
-    def _counts_reached(self, transfers: _Transfers, places: list[int]) -> Iterator[int]:
-        # Moves the window from the first to the last of the places, and yields those whose count reaches the limit.
-        newest: OrderedDict[bytes, int] = OrderedDict()  # per source in the window, the time of its last transfer
-        start = bisect_right(transfers, transfers[places[0]][0] - self.window_ms, key=TIME) if places else 0
-        for i in range(start, places[-1] + 1 if places else 0):
-            time, source, _ = transfers[i]
-            newest[source] = time
-            newest.move_to_end(source)
-            while newest[next(iter(newest))] <= time - self.window_ms:
-                newest.popitem(last=False)
-            if i >= places[0] and len(newest) >= self.sources:
-                yield i
-
-    def _rings(self, transfers: _Transfers, reached: list[int]) -> Iterator[Ring]:
-        # Yields a ring for each run of these places that adjoins no transfer already in a ring.
-        for _, run in groupby(enumerate(reached), lambda numbered: numbered[1] - numbered[0]):
-            places = [place for _, place in run]
-            beside = transfers[places[0] - 1 : places[0]] + transfers[places[-1] + 1 : places[-1] + 2]
-            if not any(is_part for _, _, is_part in beside):
-                last = transfers[places[0]][0]
-                window = transfers[bisect_right(transfers, last - self.window_ms, key=TIME) : places[0] + 1]
-                yield Ring(len({source for _, source, _ in window}), len(window), window[0][0], last)
-
     def _forget(self) -> None:
         # The median of the latest times counts as now: nothing is dropped too early unless half of them are wrong.
         oldest = sorted(self._times)[len(self._times) // 2] - self.window_ms - GRACE_MS
-        for receiver, transfers in list(self._receivers.items()):
-            del transfers[: bisect_left(transfers, oldest, key=TIME)]
-            if not transfers:
-                del self._receivers[receiver]
-        self._kept = sum(map(len, self._receivers.values()))
+        for receiver in self._many.values():
+            receiver.forget(oldest)
+        self._many = {name: receiver for name, receiver in self._many.items() if receiver.transfers}
+        left = ((name, [sent for sent in few if sent[0] >= oldest]) for name, few in self._few.items())
+        self._few = {name: few for name, few in left if few}
+        self._kept = sum(map(len, self._few.values())) + sum(len(r.transfers) for r in self._many.values())
         self._times = array("q")
+
+
+class Receiver:
+    """One with many transfers. A further one takes a time that grows with the sources of a ring, and the logarithm."""
+
+    def __init__(self, sources: int, window_ms: int) -> None:
+        self.sources, self.window = sources, window_ms << ARRIVAL_BITS
+        self.transfers: list[int] = []  # the keys, in order
+        self._spans: dict[bytes, list[tuple[int, int]]] = {}  # in order, from and up to where each source counts
+        # How many count, up to the limit, and from where. No two in succession are equal, so that there are few: within
+        # a window, a source below the limit begins to count once, and ends once.
+        self._counts: list[tuple[float, int]] = [(-EVER, 0)]
+        self._arrived = 0
+
+    def add(self, time: int, source: bytes) -> list[Ring]:
+        """Add a transfer, and return the rings that it completes."""
+        self._arrived += 1
+        key = (time << ARRIVAL_BITS) + self._arrived
+        insort(self.transfers, key)
+        start, end = self._extend(source, key, (time << ARRIVAL_BITS) + self.window)
+        reached = self._count_one_more(start, end) if start < end else []
+        return list(self._rings(reached))
+
+    def forget(self, oldest: int) -> None:
+        """Drop the transfers before this time."""
+        oldest <<= ARRIVAL_BITS
+        del self.transfers[: bisect_left(self.transfers, oldest)]
+        at = bisect_right(self._counts, (oldest, EVER))
+        self._counts[:at] = [(-EVER, 0), (oldest, self._counts[at - 1][1])]
+        left = ((source, [span for span in spans if span[1] > oldest]) for source, spans in self._spans.items())
+        self._spans = {source: spans for source, spans in left if spans}
+
+    def _extend(self, source: bytes, start: int, end: int) -> tuple[int, int]:
+        # Makes the source count in this span, and returns in which part of it it did not yet.
+        spans = self._spans.setdefault(source, [])
+        at = bisect_right(spans, (start,))
+        first, last = start, end
+        if at < len(spans) and spans[at][0] <= end:
+            end, last = spans.pop(at)
+        if at and spans[at - 1][1] >= start:
+            at -= 1
+            first, start = spans.pop(at)
+        spans.insert(at, (first, max(last, start)))
+        return start, end
+
+    def _count_one_more(self, start: int, end: int) -> list[tuple[float, float]]:
+        # Returns the spans in which that makes the limit be reached.
+        counts, limit = self._counts, self.sources
+        first, last = bisect_right(counts, (start, EVER)) - 1, bisect_left(counts, (end,))
+        stretch = [(max(key, start), count) for key, count in counts[first:last]]
+        raised = [(key, min(count + 1, limit)) for key, count in stretch]
+        before = max(0, first - 1)
+        changed = [*counts[before : first + 1], *raised, (end, stretch[-1][1]), *counts[last : last + 1]]
+        changed = [*dict(changed).items()]  # of two at one place, the latter
+        counts[before : last + 1] = changed[:1] + [
+            step for step_before, step in pairwise(changed) if step[1] != step_before[1]
+        ]
+        ends = [*(key for key, _ in stretch[1:]), end]
+        return [(key, until) for (key, count), until in zip(stretch, ends, strict=True) if count == limit - 1]
+
+    def _is_reached(self, key: int) -> bool:
+        return self._counts[bisect_right(self._counts, (key, EVER)) - 1][1] == self.sources
+
+    def _rings(self, reached: Iterable[tuple[float, float]]) -> Iterator[Ring]:
+        # Yields a ring for each run of transfers in these spans that adjoins no transfer already in a ring.
+        keys = self.transfers
+        runs: list[list[int]] = []
+        for places in ([bisect_left(keys, key) for key in span] for span in reached):
+            if runs and runs[-1][1] == places[0]:
+                runs[-1][1] = places[1]
+            elif places[0] < places[1]:
+                runs.append(places)
+        for first, after in runs:
+            if not any(map(self._is_reached, keys[max(0, first - 1) : first] + keys[after : after + 1])):
+                window = ((keys[first] >> ARRIVAL_BITS) + 1 << ARRIVAL_BITS) - self.window
+                start = bisect_left(keys, window)
+                # The limit is reached by one source more.
+                yield Ring(self.sources, first + 1 - start, keys[start] >> ARRIVAL_BITS, keys[first] >> ARRIVAL_BITS)

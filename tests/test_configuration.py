@@ -73,7 +73,10 @@ CASES = [
 
 @pytest.mark.parametrize(("service", "variable", "value", "remedy"), CASES)
 def test_bad_configuration(service: str, variable: str, value: str, remedy: str) -> None:
-    """The line names the variable (or the topic that is there twice), its value, and what would be right."""
+    """The line names the variable (or the topic that is there twice), its value, and what would be right.
+
+    Not the value of an address: it may hold credentials.
+    """
     environ = {**os.environ, **(GENERATOR if service == "generator" else DETECTOR), variable: value}
     ended = subprocess.run(
         service_command(service),
@@ -88,7 +91,7 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
     assert remedy in ended.stderr
-    assert value in ended.stderr
+    assert value in ended.stderr or variable == "KAFKA_BROKER_URL"
     if "its own" not in remedy:
         assert variable in ended.stderr
 

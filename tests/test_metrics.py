@@ -1,12 +1,17 @@
 """The metrics of both services, as a scraper sees them."""
 
+import http.client
+import os
 import re
 import socket
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from threading import Event, Thread
 
 import pytest
 
+from embedded import records
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import Service, wait_until
@@ -42,7 +47,8 @@ def test_the_detector_counts_what_it_has_committed(detector: Service, pipeline: 
     assert samples['detector_records_total{route="fraud"}'] == 10
     assert samples['detector_dead_letters_total{reason="not JSON"}'] == 2
     assert samples['detector_dead_letters_total{reason="not UTF-8"}'] == 1
-    wait_until(lambda: scrape(port).get('detector_lag_records{partition="0"}') == 0, 120)
+    lag = f'detector_lag_records{{partition="0",topic="{pipeline.transactions}"}}'
+    wait_until(lambda: scrape(port).get(lag) == 0, 120)
     transactions = samples["detector_transactions_total"]
     assert transactions >= 1
     assert samples["detector_transaction_seconds_count"] == transactions == samples["detector_batch_records_count"]
@@ -89,6 +95,62 @@ def test_a_hostile_scraper_holds_nothing_up(detector: Service, pipeline: Pipelin
         connection.close()
     assert "Traceback" not in detector.log
     assert detector.stop() == 0
+
+
+def test_a_scraper_that_is_slow_without_end(detector: Service, port: int) -> None:
+    """Whoever sends a byte now and then is disconnected, and others are answered meanwhile, however many these are."""
+    slow = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(10)]
+    ended = Event()
+
+    def drip() -> None:
+        for connection in slow:
+            with suppress(OSError):
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        while not ended.wait(0.2):
+            for connection in slow:
+                with suppress(OSError):
+                    connection.sendall(b"x")
+
+    thread = Thread(target=drip, daemon=True)
+    thread.start()
+    assert scrape(port)["detector_transactions_total"] >= 1
+    for connection in slow:
+        with suppress(ConnectionError):
+            assert connection.recv(1) == b""  # it has been disconnected, though it goes on sending
+    ended.set()
+    thread.join()
+    assert scrape(port)["detector_transactions_total"] >= 1
+    assert len(os.listdir(f"/proc/{detector.process.pid}/task")) < 20
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+def test_both_versions_of_ip_and_a_head(detector: Service, port: int) -> None:
+    """A scraper comes by either; to a HEAD the answer is the same without the metrics."""
+    for address in ("127.0.0.1", "::1"):
+        for method in ("GET", "HEAD"):
+            asked = http.client.HTTPConnection(address, port, timeout=60)
+            asked.request(method, "/metrics")
+            answer = asked.getresponse()
+            assert answer.status == 200
+            assert answer.getheader("Content-Type").startswith("text/plain")
+            assert (b"detector_records_total" in answer.read()) == (method == "GET")
+            asked.close()
+
+
+def test_the_lag_of_each_topic(pipeline: Pipeline, port: int) -> None:
+    """A service that reads two topics has a lag in both; what it has written is counted."""
+    pipeline.create(pipeline.fraud)
+    topics = {"CANDIDATES_TOPIC": f"{pipeline.name}.candidates", "ALERTS_TOPIC": f"{pipeline.name}.alerts"}
+    environ = pipeline.environ("detector", **topics, METRICS_PORT=str(port), ALERT_AMOUNT="1000")
+    with Service("smurfing", environ) as service:
+        records.write(pipeline.broker_url, pipeline.fraud, [Record(transaction(1000)), Record(transaction(900))])
+        service.wait_for("frauds=2 candidates=1 alerts=1 lag=0")
+        samples = scrape(port)
+        for topic in (pipeline.fraud, topics["CANDIDATES_TOPIC"]):
+            assert samples[f'smurfing_lag_records{{partition="0",topic="{topic}"}}'] == 0
+        for route, count in {"frauds": 2, "candidates": 1, "alerts": 1}.items():
+            assert samples[f'smurfing_records_total{{route="{route}"}}'] == count
+        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("name", ["detector", "generator"])

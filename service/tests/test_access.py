@@ -134,16 +134,15 @@ ENCRYPTED = CLIENT | {"KAFKA_SSL_KEYFILE": "{}/encrypted.key"}
         (SASL | {"KAFKA_SASL_PLAIN_PASSWORD_FILE": "{}/password"}, "KAFKA_SASL_PLAIN_PASSWORD_FILE are both set"),
         (SASL | {"KAFKA_SASL_PLAIN_PASSWORD": "hunter2\udcff"}, "KAFKA_SASL_PLAIN_PASSWORD is empty or not UTF-8"),
         *[
-            (
-                SASL | {"KAFKA_SASL_PLAIN_PASSWORD": "", "KAFKA_SASL_PLAIN_PASSWORD_FILE": f"{{}}/{name}"},
-                f"KAFKA_SASL_PLAIN_PASSWORD_FILE is '{{}}/{name}'{problem}",
-            )
-            for name, problem in (
-                ("absent", " (No such file or directory)"),
-                ("empty", ", which is empty or not UTF-8"),
-                ("no-text", ", which is empty or not UTF-8"),
+            (SASL | {"KAFKA_SASL_PLAIN_PASSWORD": "", "KAFKA_SASL_PLAIN_PASSWORD_FILE": f"{{}}/{name}"}, words)
+            for name, words in (
+                ("hunter2", "characters, cannot be read (No such file or directory): give it a file"),
+                ("empty", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty or not UTF-8"),
+                ("no-text", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty or not UTF-8"),
             )
         ],
+        (SSL | {"KAFKA_SSL_CAFILE": "-----BEGIN CERTIFICATE-----"}, "KAFKA_SSL_CAFILE is no path, but a text of 27"),
+        (CLIENT | {"KAFKA_SSL_KEYFILE": "hunter2\nhunter2"}, "KAFKA_SSL_KEYFILE is no path, but a text of 15"),
     ],
 )
 def test_what_does_not_fit_together(files: Path, variables: dict[str, str], words: str) -> None:
