@@ -91,6 +91,8 @@ class Out:
     """What the service reports, by name."""
     reasons: list[str] = field(default_factory=list)
     """The reasons of the dead letters."""
+    is_cut: bool = False
+    """Whether a job has lowered `offsets` to what it has processed, because it is too much: the rest is read again."""
     batches: list[Outgoing] = field(default_factory=list)
     _records: defaultdict[tuple[TopicPartition, TopicPartition], Columns] = field(
         default_factory=lambda: defaultdict(lambda: Columns([], [], []))
@@ -112,17 +114,24 @@ class Out:
         does not take it, and then it is not written; "" if it is.
         """
         time = cause.timestamp if timestamp is None else timestamp
-        return self._write(topic, source, key, cause.offset, time, content_of(key, value))
+        return self.write_content(topic, source, cause.offset, time, content_of(key, value), key)
 
     def forward(self, topic: str, source: TopicPartition, record: Record, key: bytes) -> str:
         """Write a record as it is, but with this key, to the partition of the key. Returns what `write` does."""
         length, at = read_varint(record.content, 0)
         content = b"".join((VARINT[len(key)], key, record.content[at + max(length, 0) :]))
-        return self._write(topic, source, key, record.offset, record.timestamp, content)
+        return self.write_content(topic, source, record.offset, record.timestamp, content, key)
 
-    def _write(
-        self, topic: str, source: TopicPartition, key: bytes | None, offset: int, timestamp: int, content: bytes
+    def write_content(
+        self,
+        topic: str,
+        source: TopicPartition,
+        offset: int,
+        timestamp: int,
+        content: bytes,
+        key: bytes | None = None,
     ) -> str:
+        """Write a record of this content, which follows from what is at this place, as `write` does, by this key."""
         target, number = self.targets[topic], source.partition
         if key is not None:
             number = murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
@@ -164,6 +173,10 @@ class Job:
         Called after each rebalance, between two portions. Must not block for long: the group waits for it. A job
         without state leaves it as it is.
         """
+
+    def is_done(self, committed: Mapping[TopicPartition, int]) -> bool:
+        """Return whether the process is to end, with exit code 0, as all is committed before these offsets."""
+        return False
 
     def process(self, portion: Portion, out: Out) -> None:
         """Write to `out` what follows from a portion.

@@ -162,8 +162,12 @@ def connect(client: Callable[..., Any], cluster: Cluster, stopping: Stopping, **
         "reconnect_backoff_max_ms": 250 if is_admin else 1000,
     }
     connected = connect_client(client, cluster, stopping, **patience, **config)
-    # Private: the clients do not pass on their option of this name. Asking for a deleted topic would create it again,
-    # with the broker's default number of partitions.
-    metadata = connected._metadata if client is KafkaProducer else connected._manager.cluster
-    metadata.config["allow_auto_create_topics"] = False
+    never_create_topics(connected)
     return connected
+
+
+def never_create_topics(client: Any) -> None:
+    """Keep a client from creating a deleted topic again, with the broker's number of partitions, by asking for it."""
+    # Private: the clients do not pass on their option of this name.
+    metadata = client._metadata if isinstance(client, KafkaProducer) else client._manager.cluster
+    metadata.config["allow_auto_create_topics"] = False
