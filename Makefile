@@ -13,7 +13,7 @@ KAFKA = $(COMPOSE) --project-directory . -f $(CLUSTER) $(if $(SECURE),-f compose
 BROKERS = broker $(if $(THREE_BROKERS),broker-2 broker-3)
 OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml $(if $(ALERTS),-f compose/secure.alerts.yml))
 SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml $(OVERLAYS)
-ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/alerts.yml
+ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/alerts.yml -f compose/redrive.yml
 # The broker's health check, at once and not just every 15 seconds.
 BROKER_ANSWERS = docker exec $$id bash -c "$$(docker inspect -f '{{index .Config.Healthcheck.Test 3}}' $$id)" >/dev/null 2>&1
 # Whether the broker that is here, running or not, is another cluster's.
@@ -23,9 +23,9 @@ TOPIC ?= queueing.transactions
 VISIBLE = LC_ALL=C sed -u -e 's/[\x00-\x08\x0b-\x1f\x7f]/�/g' -e 's/\xc2[\x80-\x9f]/�/g'
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
-# One broker, and the users that compose/users.sh makes. The dashboard, `make watch` and `make attack` have none.
+# One broker, and the users that compose/users.sh makes. The dashboard, `make watch`, `make attack` and `make redrive` have none.
 $(if $(SECURE),$(foreach other,THREE_BROKERS MONITORING,$(if $($(other)),$(error SECURE=1 does not go with $(other)=$($(other)): leave one of them out))))
-$(if $(SECURE),$(if $(filter watch attack,$(MAKECMDGOALS)),$(error make $(filter watch attack,$(MAKECMDGOALS)) has no user on the cluster of SECURE=1)))
+$(if $(SECURE),$(if $(filter watch attack redrive,$(MAKECMDGOALS)),$(error make $(filter watch attack redrive,$(MAKECMDGOALS)) has no user on the cluster of SECURE=1)))
 ifdef THREE_BROKERS
 export KAFKA_BROKER_URL ?= broker:9092,broker-2:9092,broker-3:9092
 endif
@@ -102,6 +102,11 @@ attack: ALERTS := 1
 attack: engine $(BIN)/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
 	@$(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
+
+REDRIVE = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/redrive.yml
+.PHONY: redrive
+redrive: engine ## Say which dead letters would go back to the input, and with WRITE=1 write them: make redrive REASON='not JSON'
+	$(REDRIVE) build -q redrive && $(REDRIVE) run --rm $$([ -t 0 ] || echo -T) redrive
 
 .PHONY: clean
 clean: engine ## Remove everything: containers, the records in their volumes, our images, the network

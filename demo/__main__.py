@@ -17,8 +17,8 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from rich.console import Console
 
-from demo.attack import ALERTER_GROUP, BROKER_HELP, SMURFING_GROUP, is_ready, running_pipeline, see, send
-from demo.observer import ALERTS_TOPIC, EXPECTED_SHARE, Observer
+from demo.attack import BROKER_HELP, is_ready, running_pipeline, see, send
+from demo.observer import ALERTER_GROUP, ALERTS_TOPIC, EXPECTED_SHARE, SMURFING_GROUP, Observer
 from demo.page import Page
 from demo.view import watch
 from demo.web import PORT, PageError, serving

@@ -15,6 +15,7 @@ from contextlib import closing
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from demo.observer import ALERTER_GROUP, SMURFING_GROUP
 from demo.observer import ALERTS_TOPIC as ALERTS
 from embedded.pipeline import Pipeline
 from embedded.records import Record, partitions_of
@@ -25,7 +26,6 @@ from exactly_once.whole_batches import read_whole_batches
 from service.settings import ConfigurationError, Environment
 
 CANDIDATES = "streaming.smurfing.candidates"
-SMURFING_GROUP, ALERTER_GROUP = "smurfing-detector", "alerter"
 FETCH_BYTES = 1024 * 1024
 SECONDS = 180
 """How long the alert may take."""

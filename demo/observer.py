@@ -6,17 +6,19 @@ What it reads can be anything, from anyone: a value that it cannot make sense of
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
+from kafka.errors import KafkaError
 
 from demo.text import alert, dead_letter, parse, reference, visible
 from detector.rule import FRAUD_AMOUNT
 from embedded.pipeline import Pipeline
-from embedded.records import log_ends, partitions_of
+from embedded.records import log_ends
 from exactly_once import Record
+from exactly_once.kafka_python import never_create_topics
 from exactly_once.unpacking import records_of
 from exactly_once.whole_batches import read_whole_batches
 from generator.transactions import CENTS
@@ -25,6 +27,9 @@ RATE_SECONDS = 5
 EXPECTED_SHARE = sum(cents / 100 >= FRAUD_AMOUNT for cents in CENTS) / len(CENTS)
 """The share of fraud, by the detector's rule, among what the generator writes."""
 ALERTS_TOPIC = "streaming.alerts"
+SMURFING_GROUP, ALERTER_GROUP = "smurfing-detector", "alerter"
+NEWEST_COUNT = 8
+"""So many records of a kind are shown."""
 ANSWER_MS = 3000
 """How long Kafka may take to answer."""
 END_SECONDS = 120
@@ -49,6 +54,19 @@ class Seen(NamedTuple):
     texts: dict[str, str]
 
 
+@dataclass
+class Group:
+    """How far a service is in a topic, by its consumer group."""
+
+    id: str
+    topic: str
+    lag: int = 0
+    """How many offsets it has yet to commit."""
+    committed: int = 0
+    committed_at: float = field(default_factory=time.monotonic)
+    """When it last had committed more than before, or everything."""
+
+
 class Observer:
     """A reader of committed records on the input and the outputs of the detector, and of the alerts if there are any.
 
@@ -67,44 +85,47 @@ class Observer:
         self.answer_ms = 20 * ANSWER_MS if from_start else ANSWER_MS
         self.topics = {"transactions": pipeline.transactions, **pipeline.routes}
         self.names = {topic: name for name, topic in self.topics.items()} | {ALERTS_TOPIC: "alerts"}
-        with ExitStack() as stack:
-            common = {
-                "bootstrap_servers": pipeline.broker_url,
-                **pipeline.access,
-                "bootstrap_timeout_ms": ANSWER_MS,  # if there is no Kafka, to say so at once
-                "enable_auto_commit": False,
-            }
-            reading = {
-                "isolation_level": "read_committed",
-                "fetch_max_bytes": FETCH_BYTES,
-                "max_partition_fetch_bytes": FETCH_BYTES,
-                "max_poll_records": FETCH_BYTES,  # counts batches here: no limit below the fetch
-            }
-            self.consumer = stack.enter_context(closing(KafkaConsumer(**common, **reading)))
+        self.common: dict[str, Any] = {
+            "bootstrap_servers": pipeline.broker_url,
+            **pipeline.access,
+            "bootstrap_timeout_ms": ANSWER_MS,  # if there is no Kafka, to say so at once
+        }
+        self.admin: KafkaAdminClient | None = None
+        self.groups = {"detector": Group(pipeline.name, pipeline.transactions)}
+        self.partitions: dict[TopicPartition, object] = {}
+        """Those that are read, each with the id of its topic, which another topic of the same name does not have."""
+        self.existing: list[TopicPartition] = []
+        """Those that there are."""
+        self.missing: dict[str, float] = {}
+        """The topics that there are not, and since when."""
+        self.consumer = KafkaConsumer(
+            **self.common,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # where records have been deleted, those that follow them
+            isolation_level="read_committed",
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            max_poll_records=FETCH_BYTES,  # counts batches here: no limit below the fetch
+        )
+        try:
+            never_create_topics(self.consumer)
             read_whole_batches(self.consumer)
-            self.group = stack.enter_context(closing(KafkaConsumer(**common, group_id=pipeline.name)))
-            existing = self.consumer.topics()
-            for topic in self.topics.values():
-                if topic not in existing:
-                    raise LookupError(f"there is no topic {topic} at {pipeline.broker_url}: is the pipeline up?")
-            self.input = partitions_of(self.consumer, pipeline.transactions)
-            self.partitions = partitions_of(self.consumer, *self.topics.values())
-            self.consumer.assign(self.partitions)
-            if from_start:
-                self.consumer.seek_to_beginning(*self.partitions)
-            else:
-                self.consumer.seek_to_end(*self.partitions)
-            self.connections = stack.pop_all()
+            self._follow()
+            for topic in self.missing:
+                raise LookupError(f"there is no topic {topic} at {pipeline.broker_url}: is the pipeline up?")
+        except BaseException:
+            self.close()
+            raise
         self.counts: Counter[str] = Counter()
         """The records of each topic, by its key in `topics`."""
-        self.newest: dict[str, deque[Seen]] = {name: deque(maxlen=8) for name in ("fraud", "dead_letter", "alerts")}
+        self.newest: dict[str, deque[Seen]] = {
+            name: deque(maxlen=NEWEST_COUNT) for name in ("fraud", "dead_letter", "alerts")
+        }
         self.latencies: deque[float] = deque(maxlen=5000)
         """Seconds from a record's creation until it was read from an output, the newest last."""
         self.history: deque[tuple[float, Counter[str]]] = deque([(time.monotonic(), Counter())])
-        self.lag = 0
-        self.committed = 0
-        self.committed_at = self.written_at = time.monotonic()
-        """When the group last had committed more than before, or everything; and when a transaction was last read."""
+        self.written_at = time.monotonic()
+        """When a transaction was last read."""
         self.unread: Iterator[tuple[TopicPartition, Record]] | None = None
         """What has been fetched, and not been taken yet."""
         self.waiting: dict[Identity, list[int]] = {}
@@ -115,8 +136,6 @@ class Observer:
         self.references: list[tuple[int, int]] = []
         """Partition and offset of what dead letters refer to without having a copy of it."""
         self.misrouted = 0
-        self.has_alerts = False
-        """Whether there is a topic of alerts, which the observer then reads as well."""
         self.skipped = 0
         """The records that are too large or cannot be read, and the offsets that were too far behind."""
         self.last_skipped = ""
@@ -126,8 +145,12 @@ class Observer:
         """Read what there is, or wait for it up to this many seconds. Raises KafkaError if Kafka is away."""
         self._read(seconds)
         if time.monotonic() - self.history[-1][0] >= 1:
-            self.lag_now()
-            self._look_for_alerts()
+            try:
+                self._follow()
+                self.lag_now()
+            except KafkaError:  # ask another broker, perhaps
+                self._disconnect()
+                raise
             self.history.append((time.monotonic(), self.counts.copy()))
             if len(self.history) > RATE_SECONDS + 1:
                 self.history.popleft()
@@ -141,7 +164,7 @@ class Observer:
         (KAFKA-10167). So this waits until the transactions that are open now have ended; a marker or an aborted record
         also moves the position.
         """
-        ends = log_ends(self.pipeline.broker_url, self.partitions, self.pipeline.access)
+        ends = log_ends(self.pipeline.broker_url, self.existing, self.pipeline.access)
         deadline = time.monotonic() + END_SECONDS
         while (behind := [p for p, end in ends.items() if self.consumer.position(p) < end]) or self.unread is not None:
             if self._read(0.5):
@@ -216,34 +239,67 @@ class Observer:
         self.extra += referred
         self.references.clear()
 
+    def _ask(self) -> KafkaAdminClient:
+        self.admin = self.admin or KafkaAdminClient(**self.common, request_timeout_ms=self.answer_ms)
+        return self.admin
+
+    def _follow(self) -> None:
+        # Reads what there is now: partitions are added, topics are created, deleted, and created again.
+        topics = {t["name"]: t for t in self._ask().describe_topics(list(self.names)) if not t["error_code"]}
+        found = {
+            TopicPartition(n, p["partition_index"]): t["topic_id"] for n, t in topics.items() for p in t["partitions"]
+        }
+        gone = {
+            topic: self.missing.get(topic, time.monotonic()) for topic in self.topics.values() if topic not in topics
+        }
+        self.existing, self.missing = list(found), gone
+        if ALERTS_TOPIC in topics and "alerter" not in self.groups:
+            self.groups["smurfing"] = Group(SMURFING_GROUP, self.pipeline.fraud)
+            self.groups["alerter"] = Group(ALERTER_GROUP, ALERTS_TOPIC)
+        # One that is gone may just be unknown to a broker that is starting: its positions are kept.
+        now = {p: id for p, id in self.partitions.items() if p.topic not in topics} | found
+        kept = [partition for partition, id in now.items() if self.partitions.get(partition) == id]
+        if len(kept) == len(now) == len(self.partitions):
+            return
+        self.consumer.assign(kept)
+        self.consumer.assign(list(now))
+        added = [partition for partition in now if partition not in kept]
+        starts = self.consumer.beginning_offsets(added, timeout_ms=self.answer_ms)
+        ends = self.consumer.end_offsets(added, timeout_ms=self.answer_ms)
+        for partition in added:
+            begin = starts[partition]
+            if partition.topic == ALERTS_TOPIC:  # the newest are worth showing, however old they are
+                begin = max(begin, ends[partition] - NEWEST_COUNT)
+            elif not self.partitions and not self.is_audit:
+                begin = ends[partition]
+            self.consumer.seek(partition, begin)
+        self.partitions = now
+
     def lag_now(self) -> int:
-        """Ask Kafka how many offsets the detector has yet to commit. Raises KafkaTimeoutError if it is away."""
-        # In this order, as the group may commit meanwhile.
-        committed = sum(self.group.committed(partition, timeout_ms=self.answer_ms) or 0 for partition in self.input)
-        ends = self.group.end_offsets(self.input, timeout_ms=self.answer_ms)
-        self.lag = sum(ends.values()) - committed
-        if committed != self.committed or not self.lag:
-            self.committed, self.committed_at = committed, time.monotonic()
+        """Ask Kafka how many offsets the detector has yet to commit. Raises KafkaError if it is away."""
+        # In this order, as the groups may commit meanwhile.
+        committed = self._ask().list_group_offsets([group.id for group in self.groups.values()])
+        ends = self._ask().list_partition_offsets(dict.fromkeys(self.existing, OffsetSpec.LATEST))
+        for group in self.groups.values():
+            theirs = [partition for partition in self.existing if partition.topic == group.topic]
+            done = {p: there.offset for p, there in committed.get(group.id, {}).items() if p in theirs}
+            group.lag = sum(max(0, ends[partition].offset - done.get(partition, 0)) for partition in theirs)
+            if sum(done.values()) != group.committed or not group.lag:
+                group.committed, group.committed_at = sum(done.values()), time.monotonic()
         return self.lag
 
-    def _look_for_alerts(self) -> None:
-        if self.has_alerts or ALERTS_TOPIC not in self.consumer.topics():
-            return
-        self.has_alerts = True
-        added = partitions_of(self.consumer, ALERTS_TOPIC)
-        self.partitions += added
-        self.consumer.assign(self.partitions)
-        starts, ends = self.consumer.beginning_offsets(added), self.consumer.end_offsets(added)
-        for partition in added:  # the newest alerts are worth showing, however old they are
-            self.consumer.seek(partition, max(starts[partition], ends[partition] - 8))
+    @property
+    def lag(self) -> int:
+        """How many offsets the detector had yet to commit a moment ago."""
+        return self.groups["detector"].lag
 
     def _behind(self) -> int:
-        marks = {partition: self.consumer.highwater(partition) for partition in self.partitions}
+        marks = {partition: self.consumer.highwater(partition) for partition in self.existing}
         return sum(mark - self.consumer.position(partition) for partition, mark in marks.items() if mark)
 
     def _skip_to_end(self) -> None:
-        before = {partition: self.consumer.position(partition) for partition in self.partitions}
-        self.consumer.seek_to_end(*self.partitions)
+        before = {partition: self.consumer.position(partition) for partition in self.existing}
+        self.consumer.seek_to_end(*self.existing)
         for partition, at in before.items():
             if count := self.consumer.position(partition) - at:
                 self._skip(partition, f"{at} and on: too far behind", count)
@@ -280,4 +336,10 @@ class Observer:
 
     def close(self) -> None:
         """Disconnect."""
-        self.connections.close()
+        self._disconnect()
+        self.consumer.close()
+
+    def _disconnect(self) -> None:
+        if self.admin:
+            self.admin.close()
+        self.admin = None

@@ -16,7 +16,12 @@ INTERVAL_SECONDS = 0.5
 IDLE_SECONDS = 30
 """After this long without a transaction, or ..."""
 STUCK_SECONDS = 10
-"""... without progress of the detector although there is work, the page says so."""
+"""... without progress of a service although there is work, the page says so."""
+STUCK = {
+    "detector": "The detector commits nothing, and records wait for it",
+    "smurfing": "The smurfing detector commits nothing, and frauds wait for it",
+    "alerter": "The alerter commits nothing, and alerts wait for it",
+}
 
 
 class Page:
@@ -46,7 +51,8 @@ class Page:
                 for name, topic in observer.topics.items()
             ],
             "share": observer.fraud_share,
-            "lag": observer.lag,
+            "lags": {name: group.lag for name, group in observer.groups.items()},
+            "alert_count": observer.counts["alerts"],
             "p50": p50,
             "p99": p99,
             "skipped": observer.skipped,
@@ -87,7 +93,8 @@ class Page:
 def problems(observer: Observer) -> Iterator[dict[str, Any]]:
     """Yield what is wrong with the pipeline, and since when (seconds since 1970)."""
     for text, moved_at, seconds in (
-        ("The detector commits nothing, and records wait for it", observer.committed_at, STUCK_SECONDS),
+        *((f"There is no topic {topic}", since, 0) for topic, since in observer.missing.items()),
+        *((STUCK[name], group.committed_at, STUCK_SECONDS) for name, group in observer.groups.items()),
         ("Nobody writes transactions", observer.written_at, IDLE_SECONDS),
     ):
         if time.monotonic() - moved_at > seconds:

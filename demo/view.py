@@ -32,6 +32,9 @@ def render(observer: Observer, title: str) -> RenderableType:
     facts.add_row(
         "latency", f"p50 {observer.latency(50):.0f} ms, p99 {observer.latency(99):.0f} ms, from creation to output"
     )
+    for name, what in (("smurfing", "frauds"), ("alerter", "alerts")):
+        if name in observer.groups:
+            facts.add_row(f"{name} lag", f"{observer.groups[name].lag:,} {what}")
     frauds = Table.grid(padding=(0, 2))
     for fraud in reversed(observer.newest["fraud"]):
         source, target, amount, currency = map(Text, fraud.texts.values())

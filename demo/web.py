@@ -3,6 +3,7 @@
 It runs in a thread of its own, so that the thread that reads Kafka waits for no browser.
 """
 
+import asyncio
 import socket
 import threading
 import time
@@ -18,12 +19,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from demo.page import Page
 
 PORT = 8080
-CONNECTIONS, STREAMS = 64, 40
+CONNECTIONS, STREAMS = 256, 40
 """The most at a time; any more are refused with status 503."""
+REQUEST_SECONDS = 5
+"""A client that has not sent a whole request after this long is disconnected."""
 STALLED_MS = 20_000
 """A client that accepts nothing for this long is disconnected."""
 HEADERS = [
@@ -38,7 +42,21 @@ HEADERS = [
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Cache-Control", "no-cache"),
+    ("Connection", "close"),  # each request has a connection, and so a deadline, of its own
 ]
+
+
+class OneRequest(H11Protocol):
+    """A connection for one request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Set the deadline."""
+        super().connection_made(transport)
+        self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self.cycle:
+            self.transport.close()
 
 
 class PageError(Exception):
@@ -83,7 +101,7 @@ def serving(page: Page, host: str, port: int) -> Iterator[None]:
         config = uvicorn.Config(
             application(page),
             headers=HEADERS,
-            http="h11",
+            http=OneRequest,
             ws="none",
             lifespan="off",
             server_header=False,

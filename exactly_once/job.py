@@ -88,6 +88,8 @@ class Out:
     """What the service reports, by name."""
     reasons: list[str] = field(default_factory=list)
     """The reasons of the dead letters."""
+    is_cut: bool = False
+    """Whether a job has lowered `offsets` to what it has processed, because it is too much: the rest is read again."""
     batches: list[Outgoing] = field(default_factory=list)
     _records: defaultdict[tuple[TopicPartition, TopicPartition], Columns] = field(
         default_factory=lambda: defaultdict(lambda: Columns([], [], []))
@@ -108,12 +110,18 @@ class Out:
         It goes to the partition of its key, or without a key to the one that its cause came from. Returns why the topic
         does not take it, and then it is not written; "" if it is.
         """
-        target, content = self.targets[topic], content_of(key, value)
         time = cause.timestamp if timestamp is None else timestamp
+        return self.write_content(topic, source, cause.offset, time, content_of(key, value), key)
+
+    def write_content(
+        self, topic: str, source: TopicPartition, offset: int, timestamp: int, content: bytes, key: bytes | None = None
+    ) -> str:
+        """Write a record of this content, which follows from what is at this place, as `write` does, by this key."""
+        target = self.targets[topic]
         number = source.partition if key is None else murmur2(key) & 0x7FFFFFFF  # as Kafka's own clients do
-        if not (refusal := target.refusal(batch_bytes(content), time)):
+        if not (refusal := target.refusal(batch_bytes(content), timestamp)):
             partition = TopicPartition(topic, number % target.partitions)
-            self._records[partition, source].add(cause.offset, time, content)
+            self._records[partition, source].add(offset, timestamp, content)
         return refusal
 
     def finish(self) -> None:
@@ -149,6 +157,10 @@ class Job:
         Called after each rebalance, between two portions. Must not block for long: the group waits for it. A job
         without state leaves it as it is.
         """
+
+    def is_done(self, committed: Mapping[TopicPartition, int]) -> bool:
+        """Return whether the process is to end, with exit code 0, as all is committed before these offsets."""
+        return False
 
     def process(self, portion: Portion, out: Out) -> None:
         """Write to `out` what follows from a portion.

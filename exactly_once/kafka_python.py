@@ -84,7 +84,11 @@ def connect(client: Callable[..., Any], cluster: Cluster, stopping: Stopping, **
         "reconnect_backoff_max_ms": 250 if is_admin else 1000,
     }
     connected = connect_client(client, cluster, stopping, **patience | config)
-    # Private: the clients do not pass on their option of this name. Asking for a deleted topic would create it again,
-    # with the broker's default number of partitions.
-    connected._manager.cluster.config["allow_auto_create_topics"] = False
+    never_create_topics(connected)
     return connected
+
+
+def never_create_topics(client: Any) -> None:
+    """Keep a client from creating a deleted topic again, with the broker's number of partitions, by asking for it."""
+    # Private: the clients do not pass on their option of this name.
+    client._manager.cluster.config["allow_auto_create_topics"] = False

@@ -68,13 +68,13 @@ class Loop:
         self.job.assigned({partition: offset or 0 for partition, offset in committed.items()})
 
     def run(self) -> None:
-        """Work until signalled. Raises ConfigurationError and KafkaError; what is not yet committed is read again.
+        """Work until signalled, or done. Raises ConfigurationError and KafkaError; what is not committed is read again.
 
         In a backlog, the next portion is processed while Kafka commits what follows from the previous one.
         """
         processor = ThreadPoolExecutor(max_workers=1)
         processed: Out | None = None  # not committed yet
-        while not self.stopping.is_set:
+        while not self.stopping.is_set and not self.job.is_done(self.consumer.places.committed):
             self.stopping.rearm(TURN_SECONDS)
             portion = self.consumer.read(wait=not processed)
             if processed and processed.group != portion.group:
@@ -85,8 +85,10 @@ class Loop:
                 processed = processing.result()
             else:
                 processed = self.process(portion)
-            if processed and not LEAST_OVERLAP_BYTES <= processed.size < MOST_OVERLAP_BYTES:
+            if processed and (processed.is_cut or not LEAST_OVERLAP_BYTES <= processed.size < MOST_OVERLAP_BYTES):
                 self.commit(processed)
+                if processed.is_cut:
+                    self.consumer.generation = None  # makes it read again from what is committed
                 processed = None
             self.report()
 

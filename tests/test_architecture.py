@@ -16,6 +16,7 @@ BELOW = {
     "detector": {"exactly_once", "service"},
     "smurfing": {"detector.rule", "exactly_once", "service"},  # a fraud is what the detector takes for one
     "alerter": {"exactly_once", "service"},
+    "redrive": {"exactly_once", "service"},
     "exactly_once": {"service"},
     "service": set(),
     "docs.examples.frauds_per_minute": {"detector.rule", "exactly_once", "service"},

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from kafka import KafkaProducer
@@ -23,10 +25,12 @@ from embedded.cluster import free_ports
 from embedded.pipeline import ROUTES, Pipeline
 from embedded.records import Record, write
 from embedded.service import Service, wait_until
-from harness import NoName, transaction, unable
+from harness import NoName, memory_peak_mb, transaction, unable
 
 CHARTS = 4 + len(ROUTES)
 """Fraud share, lag, latency, and one for each topic."""
+MOST_MB = 200
+"""What the dashboard may take, whatever is written; Compose allows 256."""
 SCRIPT = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 
 
@@ -64,6 +68,7 @@ def port(pipeline: Pipeline) -> Iterator[int]:
     with Service("dashboard", environ, (sys.executable, "-m", "demo.dashboard")) as dashboard:
         wait_until(lambda: get(free, "/health")[0] == 200, 120, lambda: dashboard.log)
         yield free
+        assert memory_peak_mb(dashboard) < MOST_MB
         assert dashboard.stop() == 0, dashboard.log
         assert "Traceback" not in dashboard.log
 
@@ -94,6 +99,12 @@ def get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], str]
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
         except OSError:
             return 0, {}, ""
+
+
+def figures_of(port: int) -> dict[str, Any]:
+    """Return what a page that opens now is sent first."""
+    with urlopen(f"http://localhost:{port}/events", timeout=60) as events:
+        return json.loads(events.readline().removeprefix(b"data: "))  # type: ignore[no-any-return]
 
 
 def number(page: Page, id: str) -> float:
@@ -188,8 +199,95 @@ def test_alerts_are_shown_once_their_topic_exists(page: Page, pipeline: Pipeline
     values = [json.dumps(alert).encode(), b"[" * 10_000, b'"x"', b"{}"]
     write(pipeline.broker_url, "streaming.alerts", [Record(value) for value in values])
     expect(page.locator("#alerts tr")).to_have_count(4)
+    expect(page.locator("#alerts-records")).to_have_text("4")
+    expect(page.locator("#alerter-lag")).to_have_text("4")
+    expect(page.locator("#banner")).to_contain_text("The alerter commits nothing, and alerts wait for it")
+    expect(page.locator("#smurfing-lag")).to_have_text(f"{pipeline.count(pipeline.fraud):,}")
+    expect(page.locator("#banner")).to_contain_text("The smurfing detector commits nothing, and frauds wait for it")
     texts = page.locator("#alerts tr").last.locator("td").all_inner_texts()
     assert texts[1:] == ["smurfing", SCRIPT[:40] + "…", "50", "50000", "EUR", "2023-11-14 22:13:20Z", "never"]
+
+
+def test_bombs_cost_no_memory(page: Page, pipeline: Pipeline) -> None:
+    """A record of 60 MB, compressed to 60 kB, is passed over wherever it is; what follows is shown."""
+    before = number(page, "dead_letter-records")
+    for topic in (pipeline.transactions, *pipeline.outputs, "streaming.alerts"):
+        bombs = [Record(bytes(60_000_000)), Record(b"[" + b"[]," * 300_000 + b"0]")]
+        write(pipeline.broker_url, topic, bombs, compression_type="gzip")
+    write(pipeline.broker_url, pipeline.dead_letter, [Record(b"after the bombs")])
+    expect(page.locator("#dead_letter")).to_contain_text("after the bombs")
+    expect(page.locator("#dead_letter-records")).to_have_text(f"{before + 3:,.0f}")
+    expect(page.locator("#since")).to_contain_text("too large: 60,000,000 bytes")
+
+
+def test_nine_tabs(browser: Browser, port: int, pipeline: Pipeline) -> None:
+    """All load and go on, also when the one that has the stream is hidden or closed; together they have one stream."""
+
+    def write_and_see() -> None:
+        name = uuid.uuid4().hex[:12]
+        write(pipeline.broker_url, pipeline.fraud, [Record(transaction(950, source=name))])
+        for page in tabs:
+            expect(page.locator("#fraud")).to_contain_text(name)
+            expect(page.locator("#state")).to_have_text("live")
+
+    with closing(browser.new_context()) as context:
+        tabs = [context.new_page() for _ in range(9)]
+        for page in tabs:
+            page.goto(f"http://localhost:{port}/")
+        write_and_see()
+        having = [page for page in tabs if page.evaluate("source !== null")]
+        assert len(having) == 1
+        hide = "Object.defineProperty(document, 'hidden', {get: () => %s, configurable: true})"
+        having[0].evaluate(f"{hide % 'true'}; document.dispatchEvent(new Event('visibilitychange'))")
+        write_and_see()
+        assert having[0].evaluate("source === null")
+        (owner,) = [page for page in tabs if page.evaluate("source !== null")]
+        tabs.remove(owner)
+        owner.close()
+        having[0].evaluate(f"{hide % 'false'}; document.dispatchEvent(new Event('visibilitychange'))")
+        write_and_see()
+        lengths = {page.evaluate("rows.length > 1 && new Set(rows.map(String)).size === rows.length") for page in tabs}
+        assert lengths == {True}
+
+
+def test_topics_that_change_are_followed(broker: Broker) -> None:
+    """Partitions that are added count, and so does a topic that is created again; that it is missing is said."""
+    own = Pipeline(f"127.0.0.1:{broker.port}")
+    own.create(own.transactions, *own.outputs)
+    (port,) = free_ports(1)
+    command = (sys.executable, "-m", "demo.dashboard")
+
+    def records(name: str) -> int:
+        return next(topic["records"] for topic in figures_of(port)["topics"] if topic["name"] == name)  # type: ignore[no-any-return]
+
+    def texts() -> list[str]:
+        return [problem["text"] for problem in figures_of(port)["problems"]]
+
+    with Service("dashboard", own.environ("detector", WEB_PORT=str(port)), command) as dashboard, own.admin() as admin:
+        wait_until(lambda: "topics" in (figures_of(port) if get(port, "/health")[0] else {}), 120)
+        own.write([Record(transaction(10))])
+        wait_until(lambda: records("transactions") == 1, 120, lambda: dashboard.log)
+        admin.create_partitions({own.transactions: 3})
+        wait_until(lambda: len(admin.describe_topics([own.transactions])[0]["partitions"]) == 3, 120)
+        wait_until(lambda: own.write([Record(transaction(10), partition=2)] * 5) is None, 120)
+        wait_until(lambda: records("transactions") == 6, 120, lambda: str(figures_of(port)))
+        wait_until(lambda: figures_of(port)["lags"]["detector"] == 6, 120)
+
+        write(own.broker_url, own.legit, [Record(transaction(10))] * 3)
+        wait_until(lambda: records("legit") == 3, 120)
+        admin.delete_topics([own.legit])
+        wait_until(lambda: f"There is no topic {own.legit}" in texts(), 120, lambda: str(texts()))
+        assert own.legit not in admin.list_topics()
+        own.create(own.legit)
+        write(own.broker_url, own.legit, [Record(transaction(10))] * 2)
+        wait_until(lambda: records("legit") == 5, 120, lambda: str(figures_of(port)))
+        wait_until(lambda: f"There is no topic {own.legit}" not in texts(), 120)
+        admin.delete_topics([own.legit])
+        own.create(own.legit)  # at once
+        write(own.broker_url, own.legit, [Record(transaction(10))] * 4)
+        wait_until(lambda: records("legit") == 9, 120, lambda: str(figures_of(port)))
+        assert not [text for text in texts() if "answer" in text]
+        dashboard.check()
 
 
 def test_a_broker_that_goes_away_and_comes_back(page: Page, pipeline: Pipeline, broker: Broker) -> None:
@@ -295,3 +393,27 @@ def test_slow_and_many_clients_hold_up_nobody(port: int) -> None:
         for client in silent:
             client.close()
     wait_until(lambda: status() == 200, 120)
+
+
+def test_idle_connections_hold_up_nobody(port: int) -> None:
+    """Clients that send no request, or one byte by byte, change nothing for others, and are disconnected in time."""
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+    try:
+        assert get(port, "/")[0] == get(port, "/health")[0] == 200
+
+        def is_over(client: socket.socket) -> bool:
+            try:
+                client.sendall(b"G" if client in slow else b"")
+                client.settimeout(0.2)
+                return client.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        for client in (*slow, *idle):
+            wait_until(lambda client=client: is_over(client), 120)  # type: ignore[misc]
+    finally:
+        for client in (*idle, *slow):
+            client.close()

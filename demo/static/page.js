@@ -132,7 +132,7 @@ function show(figures) {
   if (!charts.length) firstTime(figures);
   put("share", percent(figures.share));
   put("expected", `expected ${percent(figures.expected_share)}`);
-  put("lag", number(figures.lag));
+  put("lag", number(figures.lags.detector));
   put("p50", `${number(figures.p50)} ms`);
   put("p99", `${number(figures.p99)} ms`);
   const skipped = figures.skipped ? `; ${number(figures.skipped)} skipped, the last in ${figures.last_skipped}` : "";
@@ -142,7 +142,11 @@ function show(figures) {
     put(`${name}-rate`, rate(perSecond));
   }
   for (const name of Object.keys(COLUMNS)) list(name, figures[name]);
-  element("alerts-section").hidden = !figures.alerts.length;
+  element("alerts-section").hidden = !("alerter" in figures.lags);
+  if (!element("alerts-section").hidden) {
+    for (const name of ["smurfing", "alerter"]) put(`${name}-lag`, number(figures.lags[name]));
+    put("alerts-records", number(figures.alert_count));
+  }
   draw();
 }
 
@@ -152,8 +156,7 @@ let newest = null; // the figures that came last
 let freshAt = performance.now();
 let isPaused = false;
 
-function take(event) {
-  const figures = JSON.parse(event.data);
+function take(figures) {
   if (figures.is_first) rows = [];
   rows = rows.concat(figures.rows).slice(-SECONDS);
   if (!newest || figures.taken !== newest.taken) freshAt = performance.now();
@@ -162,13 +165,45 @@ function take(event) {
   if (!isPaused) show(figures);
 }
 
+// A browser opens six connections to a host, and each stream takes one. So one tab has the stream, by a lock, and passes on
+// what comes. A tab that nobody sees gives up the lock, or its place in the queue.
+const tabs = new BroadcastChannel("events");
+let source = null; // in the tab that has the stream
+let turn = new AbortController();
+
+tabs.onmessage = ({ data }) => {
+  if (data !== "hello") take(data);
+  else if (source && newest) tabs.postMessage({ ...newest, rows, is_first: true });
+};
+
 function connect() {
-  const source = new EventSource("events");
-  source.onmessage = take;
-  source.onerror = () => {
-    // The browser tries again by itself, unless the server has refused.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
+  source = new EventSource("events");
+  source.onmessage = (event) => {
+    const figures = JSON.parse(event.data);
+    take(figures);
+    tabs.postMessage(figures);
   };
+  source.onerror = ({ target }) => {
+    // The browser tries again by itself, unless the server has refused.
+    if (target.readyState === EventSource.CLOSED) setTimeout(() => target === source && connect(), 2000);
+  };
+}
+
+function join() {
+  turn.abort();
+  if (document.hidden) return;
+  freshAt = performance.now();
+  turn = new AbortController();
+  const { signal } = turn;
+  tabs.postMessage("hello");
+  navigator.locks.request("events", { signal }, () => new Promise((resolve) => {
+    connect();
+    signal.addEventListener("abort", () => {
+      source.close();
+      source = null;
+      resolve();
+    });
+  })).catch(() => {}); // given up while it waited
 }
 
 function state() {
@@ -187,4 +222,5 @@ element("pause").addEventListener("click", () => {
   state();
 });
 setInterval(state, 500);
-connect();
+document.addEventListener("visibilitychange", join);
+join();

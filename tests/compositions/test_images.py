@@ -13,6 +13,7 @@ ROOMS = {
     "detector": {"detector", "exactly_once", "service"},
     "smurfing": {"detector", "exactly_once", "service", "smurfing"},
     "alerter": {"alerter", "exactly_once", "service"},
+    "redrive": {"exactly_once", "redrive", "service"},
     "dashboard": {"demo", "detector", "embedded", "exactly_once", "generator", "service"},
 }
 
@@ -22,7 +23,7 @@ def private(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Path:
     """A copy of the project in which nobody else may read anything, as a checkout under `umask 077` is."""
     check_engine(stack.command)
     copy = tmp_path_factory.mktemp("checkout")
-    for name in {*ROOMS["dashboard"], *ROOMS["smurfing"], "alerter"}:
+    for name in {*ROOMS["dashboard"], *ROOMS["smurfing"], "alerter", "redrive"}:
         shutil.copytree(ROOT / name, copy / name)
     shutil.copy(ROOT / ".dockerignore", copy)
     run(f"chmod -R go= {copy}")
