@@ -22,6 +22,8 @@ from embedded.records import Record
 from embedded.service import Restarted, Service, wait_until
 from harness import transaction
 
+pytestmark = pytest.mark.long
+
 FOLDER = ROOT / "docs/examples/frauds_per_minute"
 DOCUMENT = (ROOT / "docs/your-own-service.md").read_text()
 COMMAND = [sys.executable, "-m", "docs.examples.frauds_per_minute.app"]
