@@ -65,7 +65,7 @@ class Wire:
         """Send a message set or a batch to be written, and return the broker's answer: it may refuse it."""
         topics = ProduceRequest.TopicProduceData
         written = topics(name=topic, partition_data=[topics.PartitionProduceData(index=partition, records=data)])
-        version = 9 if data[16] == 2 else 2  # what lies there is the version of the format
+        version = 2 if data[16] < 2 else 9  # what lies there is the version of the format
         request = ProduceRequest(
             transactional_id=None, acks=-1, timeout_ms=10_000, topic_data=[written], max_version=version
         )

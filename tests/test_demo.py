@@ -26,6 +26,8 @@ from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record, write
 from harness import AUDIT, PLAIN_LINE, NoName, read_terminal, start, transaction
 
+pytestmark = pytest.mark.long
+
 MARK = f"DEMO_TEST_{uuid.uuid4().hex}"
 """A variable that every process of these demos inherits."""
 

@@ -20,6 +20,8 @@ from embedded.records import Record
 from embedded.service import wait_until
 from harness import start
 
+pytestmark = pytest.mark.long
+
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1", "no_proxy": ""}
 
 

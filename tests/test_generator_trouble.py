@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
-from embedded import Cluster
+from embedded import KAFKA_4, Cluster
 from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.service import Service, wait_until
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def strict(ports: list[int]) -> Iterator[Cluster]:
     usual, ipv6, wrong = ports
     config = {
         "auto.create.topics.enable": "false",
-        "authorizer.class.name": "kafka.security.authorizer.AclAuthorizer",
+        "authorizer.class.name": KAFKA_4.authorizer,
         "allow.everyone.if.no.acl.found": "true",
         "listeners": f"PLAINTEXT://127.0.0.1:{usual},IPV6://[::1]:{ipv6},WRONG://127.0.0.1:{wrong}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{usual},IPV6://[::1]:{ipv6},WRONG://127.0.0.1:1",

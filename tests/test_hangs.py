@@ -19,6 +19,8 @@ from embedded.records import Record
 from embedded.service import Service, wait_until
 from harness import shares, transaction, wait_for_shares, wait_until_at_work
 
+pytestmark = pytest.mark.long
+
 HANGING = (sys.executable, "tests/faults/hanging/app.py")
 
 

@@ -14,6 +14,8 @@ from embedded.records import Record
 from embedded.service import Restarted, wait_until
 from harness import scrape, transaction, wait_for_a_beat
 
+pytestmark = pytest.mark.long
+
 INTERNAL = ("__consumer_offsets", "__transaction_state")
 
 

@@ -69,7 +69,7 @@ def test_a_compacted_input(old_cluster: Cluster) -> None:
         pipeline.transactions,
         cleanup_policy="compact",
         min_cleanable_dirty_ratio="0.001",
-        segment_bytes="20000",
+        segment_bytes="1048576",
         segment_ms="500",
         min_compaction_lag_ms="0",
     )

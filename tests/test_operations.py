@@ -18,6 +18,8 @@ from exactly_once import kafka_python
 from exactly_once.topics import MAX_MESSAGE_BYTES
 from harness import transaction, wait_for_shares, wait_until_at_work
 
+pytestmark = pytest.mark.long
+
 SLOW = 3
 """How much longer than promised things may take where other tests run as well."""
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 
 from embedded import Cluster, records
@@ -21,6 +22,8 @@ from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import Restarted, Service, wait_until
 from harness import transaction
+
+pytestmark = pytest.mark.long
 
 FOLDER = ROOT / "docs/examples/frauds_per_minute"
 DOCUMENT = (ROOT / "docs/your-own-service.md").read_text()

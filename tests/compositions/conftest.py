@@ -5,6 +5,7 @@ these, the tests are skipped. So they are where there is no Docker engine or no 
 the environment they fail instead.
 """
 
+import faulthandler
 import fcntl
 import os
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from compositions.engine import (
     HOST_PORT,
@@ -29,6 +31,14 @@ from compositions.engine import (
 from compositions.stack import EVERYTHING, Stack, running
 from embedded.pipeline import Pipeline
 from embedded.service import wait_until
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give each of these tests half an hour: the first one waits for the engine, and builds the images."""
+    if item.config.getini("faulthandler_timeout") != "0":
+        stderr = item.config.stash[fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(1800, file=stderr, exit=True)
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,7 @@ def test_the_limit_is_exact_through_a_restart(cluster: Cluster, pipeline: Pipeli
     assert len(check(pipeline, generator)) == 40_000
 
 
+@pytest.mark.long
 def test_an_outage_longer_than_the_client_waits(line: Line) -> None:
     """After two minutes it ends with exit code 1, and says how many were not delivered; a new one goes on."""
     with Cluster(line=line) as own:

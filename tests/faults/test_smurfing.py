@@ -173,6 +173,7 @@ def test_killed(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
     audits.append(trial.check())
 
 
+@pytest.mark.long
 def test_disturbed_in_the_replay(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
     """Killed, stopped, or joined by another instance, while what is there is counted again."""
     many = (Record(transaction(1000, target=f"receiver {n}", n=n), partition=n % 3) for n in range(REPLAYED))
@@ -192,6 +193,7 @@ def test_disturbed_in_the_replay(trial: SmurfingTrial, rounds: int, audits: list
     audits.append(trial.check())
 
 
+@pytest.mark.long
 def test_zombie(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
     """SIGSTOP until another instance has taken over, then SIGCONT: the old one ends or rejoins, and adds nothing."""
     instances = trial.start(), trial.start()
@@ -208,6 +210,7 @@ def test_zombie(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
     audits.append(trial.check())
 
 
+@pytest.mark.long
 def test_rescale(trial: SmurfingTrial, rounds: int, audits: list[Audit]) -> None:
     """1, then 3, then 2 instances, while transfers flow."""
     trial.start()

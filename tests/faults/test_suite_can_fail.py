@@ -14,6 +14,8 @@ from faults.test_faults import says
 from faults.trial import Trial
 from harness import wait_for_shares
 
+pytestmark = pytest.mark.long
+
 CARELESS = (sys.executable, "tests/faults/careless/app.py")
 """Our detector with functions replaced."""
 
