@@ -570,7 +570,7 @@ def test_addresses_in_a_file(alerts: Alerts, web: Web, tmp_path: Path) -> None:
         ("ALERTS_PER_MINUTE", "0", "whole number above 0"),
         ("CONSUMER_GROUP", "an alerter", "without spaces"),
         ("HEARTBEAT_FILE", "/no/such/folder/heartbeat", "a folder that exists"),
-        ("ALERT_URLS_FILE", f"json://user:{SECRET}@localhost", "a file that can be read"),
+        ("ALERT_URLS_FILE", f"json://user:{SECRET}@localhost", "a file that this service's user may read"),
         ("KAFKA_BROKER_URL", f"broker:9092,{SECRET}@localhost:9092", "address 2, 22 characters"),
         ("KAFKA_BROKER_URL", f"SASL_SSL://alice:{SECRET}@localhost:9092", "address 1, 39 characters"),
         ("KAFKA_SSL_PASSWORD_FILE", SECRET, "a path of 7 characters, cannot be read (No such file or directory)"),

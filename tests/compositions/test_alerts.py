@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from compositions.engine import containers, run, service
 from compositions.stack import Stack
-from embedded.pipeline import Pipeline
+from embedded.pipeline import ROOT, Pipeline
 
 FILES = "-f docker-compose.yml -f compose/alerts.yml --project-directory ."
 
@@ -52,3 +53,17 @@ def test_an_attack_is_told(alerts: Stack) -> None:
         alerts.quiet(f"{FILES} stop {name}")
     ends = {service(container): container["State"]["ExitCode"] for container in containers("smurfing", "alerter")}
     assert ends == {"smurfing": 0, "alerter": 0}
+
+
+def test_addresses_in_a_file(alerts: Stack, tmp_path: Path) -> None:
+    """ALERT_URLS_FILE is mounted from a folder that is closed to others; the documented test of it works."""
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    file = folder / "urls"
+    file.write_text("json://127.0.0.1:9/ json://127.0.0.1:10/\n")
+    file.chmod(0o644)
+    alerts.quiet(f"{FILES} up -d alerter", before=f"ALERT_URLS_FILE={file}")
+    alerts.wait_for("alerter", r"telling receiver 1 \(json\), receiver 2 \(json\)")
+    (documented,) = re.findall(r"exec alerter (sh -c '.*')$", (ROOT / "docs/alerts.md").read_text(), re.M)
+    output = alerts.compose(f"{FILES} exec -T alerter {documented} || true")
+    assert output.count("A Connection error occurred sending JSON notification to 127.0.0.1") == 2
