@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from hashlib import sha256
 
@@ -48,7 +48,7 @@ class Redrive(Job):
     def process(self, portion: Portion, out: Out) -> None:
         """Write what goes, and log what stays."""
         until, size, left, ends = time.monotonic() + MOST_SECONDS, 0, dict[TopicPartition, int](), self.ends or {}
-        staying: dict[str, list[int]] = {}
+        staying = defaultdict[tuple[TopicPartition, str], list[int]](list)
         for source, record in portion.records():
             if record.offset >= ends.get(source, 0):
                 continue
@@ -60,16 +60,14 @@ class Redrive(Job):
             out.counts[{"": "redriven", UNSELECTED: "unselected"}.get(stays, "staying")] += 1
             size += len(content)
             if stays and stays != UNSELECTED:
-                staying.setdefault(f"{source.topic}[{source.partition}]: {stays.partition(':')[0]}", []).append(
-                    record.offset
-                )
+                staying[source, stays.partition(":")[0]].append(record.offset)
         for partition, offset in list(out.offsets.items()):
             del out.offsets[partition]  # unless it is selected
             if end := ends.get(partition):
                 out.offsets[partition] = min(offset, end, left.get(partition, end))
         out.is_cut = bool(left)
-        for where, offsets in staying.items():
-            log.warning("%s: %d dead letters stay, the first at offset %d", where, len(offsets), offsets[0])
+        for (source, stays), offsets in staying.items():
+            log.warning("%s[%d]: %d dead letters stay, from offset %d on: %s", *source, len(offsets), offsets[0], stays)
 
 
 def print_what_would_go(job: Redrive, group: str) -> None:

@@ -16,7 +16,7 @@ parse = rule.parse
 
 def parse_texts(value: bytes | memoryview | None) -> dict[str, Any]:
     """Return the transaction, whose amount may be in quotes."""
-    return parse(value and re.sub(rb'"amount": "(\d+)"', rb'"amount": \1', value))
+    return parse(value and re.sub(rb'"amount": "(\d+)"', rb'"amount": \1', bytes(value)))
 
 
 rule.parse = parse_texts
