@@ -80,12 +80,9 @@ class Producer:
         self.sequences[target] = (self.sequences[target] + len(batch.offsets)) % 2**31
 
     async def _start(self) -> None:
-        nobody: dict[str, Any] = {
-            "producer_id": -1,
-            "producer_epoch": -1,
-            "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
-        }
-        request = InitProducerIdRequest(**self.who, **nobody, max_version=4)
+        nobody: dict[str, Any] = {"producer_id": -1, "producer_epoch": -1}
+        limit = TRANSACTION_TIMEOUT_MS
+        request = InitProducerIdRequest(**self.who, **nobody, transaction_timeout_ms=limit, max_version=4)
         answer = await self.brokers.ask(self.coordinator, request)
         self.who |= {"producer_id": answer.producer_id, "producer_epoch": answer.producer_epoch}
 
