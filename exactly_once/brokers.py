@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -97,11 +98,12 @@ class Brokers:
                     request.append(first)
             errors: dict[TopicPartition, KafkaError] = {}
             sent = (self._produce(request, leader, transactional_id) for leader, request in requests.items())
-            for one, error in (result for results in await self.all(*sent) for result in results):
+            for one, error in chain.from_iterable(await self.all(*sent)):
                 if error:
                     errors[one.target] = refusal(one, error)
-                elif left[one.target].pop(0) and not left[one.target]:
-                    del left[one.target]
+                else:
+                    del left[one.target][0]
+            left = {target: queue for target, queue in left.items() if queue}
             if errors:  # each of these partitions may have another leader by now
                 with suppress(KafkaError):
                     await self.client.wait_for(self.client.cluster.request_update(), self._left_ms())

@@ -35,10 +35,11 @@ from exactly_once.unpacking import HEADER
 from service.settings import Cluster
 from service.stopping import Stopping
 
-TRANSACTION_SECONDS = 8
-"""A transaction that takes longer ends the process. The broker's own limit, TRANSACTION_TIMEOUT_MS, is slightly longer:
-readers of committed records, and whoever takes over the partitions, wait behind an open transaction."""
-TRANSACTION_TIMEOUT_MS = 10_000
+TRANSACTION_SECONDS = 13
+"""A transaction that takes longer ends the process. Enough for others to take over from a broker that is gone: Kafka 4
+notices it after nine seconds. The broker's own limit, TRANSACTION_TIMEOUT_MS, is slightly longer: readers of committed
+records, and whoever takes over the partitions, wait behind an open transaction."""
+TRANSACTION_TIMEOUT_MS = 15_000
 
 START_SECONDS = 15
 """How long each of two steps of the start may take. On a new cluster, Kafka creates an internal topic for each."""
@@ -79,12 +80,9 @@ class Producer:
         self.sequences[target] = (self.sequences[target] + len(batch.offsets)) % 2**31
 
     async def _start(self) -> None:
-        nobody: dict[str, Any] = {
-            "producer_id": -1,
-            "producer_epoch": -1,
-            "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
-        }
-        request = InitProducerIdRequest(**self.who, **nobody, max_version=4)
+        nobody: dict[str, Any] = {"producer_id": -1, "producer_epoch": -1}
+        limit = TRANSACTION_TIMEOUT_MS
+        request = InitProducerIdRequest(**self.who, **nobody, transaction_timeout_ms=limit, max_version=4)
         answer = await self.brokers.ask(self.coordinator, request)
         self.who |= {"producer_id": answer.producer_id, "producer_epoch": answer.producer_epoch}
 

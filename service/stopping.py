@@ -3,8 +3,6 @@
 import os
 import signal
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 from service.log import log
@@ -33,15 +31,6 @@ class Stopping:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         self.rearm(seconds)
-
-    @contextmanager
-    def exit_unless_done(self, seconds: float) -> Iterator[None]:
-        """End the process unless the block is done within so many seconds. What comes after has as many as before."""
-        before, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, before)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self.is_set, self.exit_code = True, 0

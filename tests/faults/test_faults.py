@@ -378,3 +378,29 @@ def test_three_brokers_bounced_in_turn(line: Line, verdicts: list[Verdict], seed
                     broker.start()
                     broker.wait_ready()
         judge(trial, verdicts)
+
+
+@pytest.mark.parametrize("how", ["killed", "restarted", "frozen"])
+def test_one_broker_of_three(rounds: int, verdicts: list[Verdict], seed: int, how: str) -> None:
+    """It is killed, restarted in order, or frozen for less than a transaction may take: no detector ends.
+
+    How long the outputs stand still is in the table, and no reason to fail: a busy machine decides on it.
+    """
+    name = f"one broker of three {how}"
+    with Cluster(brokers=3) as cluster, Trial(name, Pipeline(cluster.bootstrap_servers, partitions=3), seed) as trial:
+        detector = trial.start()
+        for n in range(3 * rounds):
+            broker = cluster.brokers[n % 3]
+            trial.settle()
+            with trial.fault():
+                if how == "frozen":
+                    broker.pause()
+                    time.sleep(trial.random.uniform(2, 4))
+                    broker.resume()
+                else:
+                    (broker.kill if how == "killed" else broker.stop)()
+            if how != "frozen":
+                broker.start()
+            broker.wait_ready()
+        judge(trial, verdicts)
+        assert detector.exit_codes == [], detector.log
