@@ -99,9 +99,9 @@ def record_head(data: Bytes, at: int) -> tuple[int, int, int, int]:
         timestamp_delta, after = read_varint(data, start + 1)
         offset_delta, after = read_varint(data, after)
     except BatchError:
-        length, start = read_varint(data, at, 32)
-        timestamp_delta, after = read_varint(data, start + 1, 64)
-        offset_delta, after = read_varint(data, after, 32)
+        length, start = read_varint(data, at, is_odd=True)
+        timestamp_delta, after = read_varint(data, start + 1, 64, is_odd=True)
+        offset_delta, after = read_varint(data, after, is_odd=True)
     return start + length, timestamp_delta, offset_delta, after
 
 
@@ -165,13 +165,13 @@ def _respelled(content: memoryview) -> bytes:
     parts: list[Bytes] = []
 
     def field(at: int) -> int:
-        length, at = read_varint(content, at, 32)
+        length, at = read_varint(content, at, is_odd=True)
         end = at + max(length, 0)
         parts.extend((VARINT[max(length, -1)], content[at:end]))
         return end
 
     headers_at = field(field(0))
-    count, at = read_varint(content, headers_at, 32)
+    count, at = read_varint(content, headers_at, is_odd=True)
     parts.append(VARINT[count])
     for _ in range(2 * count):
         at = field(at)

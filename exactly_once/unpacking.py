@@ -104,7 +104,7 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
 def _end_of_record(data: Bytes, at: int) -> int:
     # Returns where the record ends that begins here, or beyond the data if its length is incomplete.
     try:
-        length, start = read_varint(data, at, 32)
+        length, start = read_varint(data, at, is_odd=True)
     except IndexError:
         return len(data) + 1
     if length < 0:

@@ -31,7 +31,7 @@ class _Varints(dict[int, bytes]):
 class _Numbers(dict[bytes, int]):
     # Decodes on demand, and remembers short varints.
     def __missing__(self, data: bytes) -> int:
-        number, _ = read_varint(data, 0, 64)
+        number, _ = read_varint(data, 0, 64, is_odd=True)
         if len(data) <= 2:
             self[data] = number
         return number
@@ -41,25 +41,25 @@ VARINT, NUMBER = _Varints(), _Numbers()
 """`VARINT[n]` is n encoded; `NUMBER[data]` is data decoded."""
 
 
-def read_varint(data: Bytes, at: int, java_bits: int = 0) -> tuple[int, int]:
+def read_varint(data: Bytes, at: int, bits: int = 32, is_odd: bool = False) -> tuple[int, int]:
     """Return the number at this index, and the index after it. Raises IndexError and BatchError.
 
-    A number has 32 bits, and no more bytes than it needs. With java_bits it is read as Java does, however it is
+    A number has 32 bits, and no more bytes than it needs. One that may be odd is read as Java does, however it is
     spelled: bits that are too many are cut off, and bytes may add nothing. Only the delta of a timestamp has 64 bits.
     """
     byte = data[at]
     at += 1
     if byte < 128:
         return byte >> 1 ^ -(byte & 1), at
-    zigzag, shift, bits = byte & 127, 7, java_bits or 32
+    zigzag, shift = byte & 127, 7
     while shift < bits:
         byte = data[at]
         at += 1
         zigzag |= (byte & 127) << shift
         if byte < 128:
-            if java_bits:
+            if is_odd:
                 zigzag &= (1 << bits) - 1
-            elif not byte or zigzag >> 32:
+            elif not byte or zigzag >> bits:
                 raise BatchError("a number is spelled with more than it needs")
             return zigzag >> 1 ^ -(zigzag & 1), at
         shift += 7

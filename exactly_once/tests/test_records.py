@@ -108,7 +108,7 @@ def test_a_number_survives_its_varint(number: int) -> None:
     """What is encoded as a varint decodes to itself, whether or not it is remembered."""
     data = VARINT[number]
     assert VARINT[number] == data
-    assert read_varint(b"x" + data + b"x", 1, 64) == (number, 1 + len(data))
+    assert read_varint(b"x" + data + b"x", 1, 64, is_odd=True) == (number, 1 + len(data))
     if -(2**31) <= number < 2**31:
         assert read_varint(b"x" + data + b"x", 1) == (number, 1 + len(data))
 
