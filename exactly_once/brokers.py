@@ -35,6 +35,8 @@ REQUEST_BYTES = 8 * 1024 * 1024
 
 RETRY_SECONDS, MARKER_SECONDS = 0.05, 0.002
 """The pause before a request is sent again; the latter while Kafka still ends the previous transaction."""
+LEAST_SECONDS = 0.5
+"""Nothing is sent again for less time: that it took too long would hide what was wrong before."""
 
 REFUSED_BY: dict[type[KafkaError], str] = {
     InvalidTimestampError: "message.timestamp.before.max.ms and message.timestamp.after.max.ms",
@@ -68,7 +70,6 @@ class Brokers:
 
     async def ask(self, coordinator: Coordinator, request: Any) -> Any:
         """Return a coordinator's answer, once there is no error in it."""
-        reason: KafkaError | None = None
         while True:
             try:
                 answer = await self._send(request, await self._find(coordinator))
@@ -80,9 +81,7 @@ class Brokers:
                 is_early = isinstance(error, ConcurrentTransactionsError)
                 if not is_early:
                     self.coordinators.pop(coordinator, None)
-                if not reason or not isinstance(error, KafkaTimeoutError):  # the deadline itself explains nothing
-                    reason = error
-                final = KafkaTimeoutError(f"no success with {request.name}: {reason}")
+                final = KafkaTimeoutError(f"no success with {request.name}: {error}")
                 await self._pause(MARKER_SECONDS if is_early else RETRY_SECONDS, final)
 
     async def write(self, batches: Iterable[Outgoing], transactional_id: str) -> None:
@@ -146,7 +145,7 @@ class Brokers:
         return await self.client.wait_for(self.client.send(request, broker, self._left_ms() + 1000), self._left_ms())
 
     async def _pause(self, seconds: float, final: KafkaError) -> None:
-        if time.monotonic() + seconds > self.until:
+        if time.monotonic() + seconds + LEAST_SECONDS > self.until:
             raise final
         await self.sleep(seconds)
 
