@@ -62,7 +62,7 @@ class Smurfing(Job):
         self.committed = committed
         own = [partition for partition in committed if partition.topic == self.candidates]
         self.receivers = {partition: Receivers(self.sources, self.window_ms) for partition in own}
-        self.beginnings: dict[TopicPartition, Record] = {}  # until they have been warned of
+        self.beginnings: dict[TopicPartition, tuple[int, int]] = {}  # the first candidates' offsets and times
         log.info("The candidates of %d partitions are counted again, up to the committed offsets", len(own))
 
     def process(self, portion: Portion, out: Out) -> None:
@@ -76,6 +76,8 @@ class Smurfing(Job):
     def look_at(self, source: TopicPartition, record: Record, out: Out) -> None:
         """Write what follows from a fraud: a candidate, an alert, both or nothing."""
         out.counts["frauds"] += 1
+        if record.problem:
+            log.warning("%s[%d]: passed over offset %d: %s", *source, record.offset, record.problem)
         try:
             fraud = parse(record.value)
         except InvalidTransaction:
@@ -99,13 +101,13 @@ class Smurfing(Job):
     def count(self, source: TopicPartition, record: Record, transfer: Transfer, out: Out) -> None:
         """Count a candidate, and write the alerts that follow if it has not been counted before."""
         rings = self.receivers[source].add(transfer, record.timestamp)
-        beginning = self.beginnings.setdefault(source, record)
+        offset, timestamp = self.beginnings.setdefault(source, (record.offset, record.timestamp))
         if record.offset < self.committed[source]:
             return
         out.counts["candidates"] += 1
-        if beginning.offset > 0 and beginning.timestamp > record.timestamp - self.window_ms:
-            log.warning(TOO_LATE, *source, beginning.offset)
-            self.beginnings[source] = beginning._replace(offset=0)
+        if offset > 0 and timestamp > record.timestamp - self.window_ms:
+            log.warning(TOO_LATE, *source, offset)
+            self.beginnings[source] = (0, 0)  # once is enough
         for ring in rings:
             self.write(self.alert(transfer, ring), transfer.target, source, record, out)
 

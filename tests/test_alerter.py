@@ -493,6 +493,24 @@ def test_records_that_are_large_or_odd(alerts: Alerts, web: Web) -> None:
     assert alerter.stop() == 0
 
 
+def test_more_alerts_than_may_wait(alerts: Alerts, web: Web) -> None:
+    """Of 100,000 alerts in a few kB, no more are read than may wait; the instance stays in its group, and is healthy."""
+    web.status = 500
+    data = raw.batch([(0, raw.content(alert(n).value)) for n in range(20_000)], "zstd")
+    with wire(alerts.pipeline.broker_url) as broker:
+        for _ in range(5):
+            broker.produce(alerts.topic, data)
+    alerter = alerts.start(web.url)
+    wait_until(lambda: "waiting=" in alerter.log and alerter.log.count("not confirmed") >= 4, 120, lambda: alerter.log)
+    waiting = [int(number) for number in re.findall(r"waiting=(\d+)", alerter.log)]
+    assert 10_000 <= waiting[-1] < 45_000
+    assert memory_peak_mb(alerter) < 200
+    web.status = 200
+    wait_until(lambda: len(web.got) > 5, 120)
+    assert web.ids == [f"smurfing-{n}" for n in range(len(web.ids))]
+    assert alerter.stop() == 0
+
+
 def test_metrics(alerts: Alerts, web: Web) -> None:
     """How much is told, refused and waiting, for each receiver, without its address."""
     (port,) = free_ports(1)

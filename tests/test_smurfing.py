@@ -226,5 +226,6 @@ def test_a_fraud_that_is_large_as_a_record(smurfing: Smurfing) -> None:
     with smurfing.start(ALERT_AMOUNT="5000") as detector:
         smurfing.write(Record(transaction(5000), headers=((NoName("?"), b"x"),)))
         detector.wait_for("frauds=3 candidates=0 alerts=1 lag=0")
+        assert f"{smurfing.frauds}[0]: passed over offset 0: too large: 60," in detector.log
         assert memory_peak_mb(detector) < 200
         assert detector.stop() == 0
