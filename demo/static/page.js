@@ -162,7 +162,7 @@ function take(figures) {
   if (!newest || figures.taken !== newest.taken) freshAt = performance.now();
   newest = figures;
   banner(figures.problems); // what is wrong is said even if the rest stands still
-  if (!isPaused) show(figures);
+  if (!isPaused && !document.hidden) show(figures);
 }
 
 // A browser opens six connections to a host, and each stream takes one. So one tab has the stream, by a lock, and passes on
