@@ -6,6 +6,12 @@ import pytest
 
 SECONDS = Counter[str]()
 """Of each test, with what it sets up."""
+FAILED_BEFORE = set[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remember what has failed in the run before."""
+    FAILED_BEFORE.update(config.cache.get("cache/lastfailed", {}) if config.cache else {})
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -22,7 +28,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section(f"{title}, {sum(found.values()):.0f} s in all")
         for name, seconds in found.most_common(10):
             terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
-    if config.option.lf:  # the second try of .ci/run
-        unstable = [report.nodeid for report in terminalreporter.getreports("passed")]
-        terminalreporter.section(f"{len(unstable)} unstable tests, which failed once and then passed")
+    unstable = [report.nodeid for report in terminalreporter.getreports("passed") if report.nodeid in FAILED_BEFORE]
+    if config.getoption("lf", False) and unstable:  # the second try of .ci/run
+        terminalreporter.section(f"{len(unstable)} unstable tests, which failed before and pass now")
         terminalreporter.write_line("\n".join(unstable))
