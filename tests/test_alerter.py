@@ -494,7 +494,7 @@ def test_records_that_are_large_or_odd(alerts: Alerts, web: Web) -> None:
 
 
 def test_more_alerts_than_may_wait(alerts: Alerts, web: Web) -> None:
-    """Of 100,000 alerts in a few kB, no more are read than may wait; the instance stays in its group, and is healthy."""
+    """Of 100,000 alerts in a few kB no more are read than may wait, and those that are told are in order."""
     web.status = 500
     data = raw.batch([(0, raw.content(alert(n).value)) for n in range(20_000)], "zstd")
     with wire(alerts.pipeline.broker_url) as broker:

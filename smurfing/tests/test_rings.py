@@ -1,6 +1,5 @@
 """The rule against smurfing, beside two other statements of it, and what is forgotten when."""
 
-import json
 import sys
 import tracemalloc
 from typing import Any
@@ -11,7 +10,8 @@ from hypothesis import strategies as st
 
 from ring_oracle import in_any_order
 from smurfing import rings as module
-from smurfing.rings import GRACE_MS, Receivers, Ring, Transfer, parse_transfer
+from smurfing.candidates import Transfer
+from smurfing.rings import GRACE_MS, Receivers, Ring
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -119,32 +119,6 @@ def test_receivers_and_currencies_count_each_by_itself() -> None:
     assert not state.add(transfer("a", target=long), 0)
     assert not state.add(transfer("c", target=long + "b"), 0)
     assert state.add(transfer("c", target=long), 0)
-
-
-def value(amount: str, source: str = '"a"', currency: str = '"EUR"') -> bytes:
-    """Return the value of a record, each part as JSON has it."""
-    return f'{{"source": {source}, "target": "bob", "amount": {amount}, "currency": {currency}}}'.encode()
-
-
-@pytest.mark.parametrize("amount", ["1000", "1000.0", "1e3", "1E+3", "0.1e4", "1000.000"])
-def test_exactly_the_amount_however_it_is_written(amount: str) -> None:
-    """A number is its value, not its digits."""
-    assert parse_transfer(memoryview(value(amount)), 1000) == transfer("a")
-
-
-@pytest.mark.parametrize(
-    "data", [None, b"", b"no JSON", *map(value, ["999.99", "1000.01", "10000", "100", '"1000"', "1e400", "true"])]
-)
-def test_what_is_not_of_that_amount_counts_nothing(data: bytes | None) -> None:
-    """Nor does what is no transaction."""
-    assert parse_transfer(data, 1000) is None
-
-
-def test_names_are_compared_as_text_and_currencies_without_case() -> None:
-    r"""`\u0061` is `a`, eur is EUR, and half a character is a name as well."""
-    assert parse_transfer(value("1000", r'"\u0061"', '"eur"'), 1000) == transfer("a")
-    assert parse_transfer(value("1000", r'"\ud800"'), 1000) == Transfer(b"\xed\xa0\x80", b"bob", "EUR")
-    assert json.loads(json.dumps(b"\xed\xa0\x80".decode("utf-8", "surrogatepass"))) == "\ud800"
 
 
 def test_what_is_old_is_forgotten_and_the_far_future_makes_nobody_forget(monkeypatch: pytest.MonkeyPatch) -> None:
