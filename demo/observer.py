@@ -124,8 +124,8 @@ class Observer:
         self.latencies: deque[float] = deque(maxlen=5000)
         """Seconds from a record's creation until it was read from an output, the newest last."""
         self.history: deque[tuple[float, Counter[str]]] = deque([(time.monotonic(), Counter())])
-        self.written_at = time.monotonic()
-        """When a transaction was last read."""
+        self.written, self.written_at = 0, time.monotonic()
+        """Where the input ends, and when it last had ended elsewhere."""
         self.unread: Iterator[tuple[TopicPartition, Record]] | None = None
         """What has been fetched, and not been taken yet."""
         self.waiting: dict[Identity, list[int]] = {}
@@ -191,9 +191,7 @@ class Observer:
         self.counts[name] += 1
         if record.problem:
             self._skip(source, f"{record.offset}: {record.problem}", 1)
-        if name == "transactions":
-            self.written_at = time.monotonic()
-        elif name != "alerts" and not record.problem:
+        if name not in ("transactions", "alerts") and not record.problem:
             self.latencies.append(max(0.0, now - record.timestamp / 1000))
         if self.is_audit and name != "alerts":
             self._weigh(name, source.partition, record)
@@ -280,6 +278,9 @@ class Observer:
         # In this order, as the groups may commit meanwhile.
         committed = self._ask().list_group_offsets([group.id for group in self.groups.values()])
         ends = self._ask().list_partition_offsets(dict.fromkeys(self.existing, OffsetSpec.LATEST))
+        written = sum(found.offset for place, found in ends.items() if place.topic == self.pipeline.transactions)
+        if written != self.written:
+            self.written, self.written_at = written, time.monotonic()
         for group in self.groups.values():
             theirs = [partition for partition in self.existing if partition.topic == group.topic]
             done = {p: there.offset for p, there in committed.get(group.id, {}).items() if p in theirs}

@@ -40,4 +40,4 @@ def save(observer: Observer) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(not run(Console(), SECONDS, PORT, at_the_end=save))
+    sys.exit(not run(Console(), SECONDS, PORT, alerts=True, at_the_end=save))

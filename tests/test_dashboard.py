@@ -195,11 +195,12 @@ def test_nothing_out_of_a_record_does_anything(page: Page, pipeline: Pipeline) -
 def test_alerts_are_shown_once_their_topic_exists(page: Page, pipeline: Pipeline) -> None:
     """The newest alerts have a table of their own, which is not there without them; scripts in them are text."""
     expect(page.locator("#alerts-section")).to_be_hidden()
-    pipeline.create("streaming.alerts")
+    pipeline.create(ALERTS_TOPIC)
+    write(pipeline.broker_url, pipeline.fraud, [Record(transaction(950))])
     alert = {"id": "1", "rule": "smurfing", "target": SCRIPT, "sources": 50, "sum": 50000, "currency": "EUR"}
     alert |= {"first": 1_700_000_000_000, "last": "never"}
     values = [json.dumps(alert).encode(), b"[" * 10_000, b'"x"', b"{}"]
-    write(pipeline.broker_url, "streaming.alerts", [Record(value) for value in values])
+    write(pipeline.broker_url, ALERTS_TOPIC, [Record(value) for value in values])
     expect(page.locator("#alerts tr")).to_have_count(4)
     expect(page.locator("#alerts-records")).to_have_text("4")
     expect(page.locator("#alerter-lag")).to_have_text("4")
