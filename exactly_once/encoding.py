@@ -56,6 +56,13 @@ def content_of(key: bytes | None, value: bytes | None) -> bytes:
     return b"".join((*chain.from_iterable(parts), VARINT[0]))
 
 
+def headers_at(content: bytes) -> int:
+    """Return the index of the header count within a content: behind the key and the value."""
+    length, at = read_varint(content, 0)
+    length, at = read_varint(content, at + max(length, 0))
+    return at + max(length, 0)
+
+
 def add_headers(content: Bytes, headers_at: int, headers: Headers) -> bytes:
     """Return the content, whose headers begin at this index, with these headers after its own."""
     count, at = read_varint(content, headers_at)

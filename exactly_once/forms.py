@@ -1,0 +1,253 @@
+"""Forms of records, learned: why most records need no decoding.
+
+A producer writes all of its records in the same form: the same headers and members, in the same order, with the same
+spacing. So what the general way, decode() and the rule, has accepted is a sample. All that its form leaves open, such
+as the text of a string, becomes the pattern of what may be there, and all else stays as it is. The patterns of the
+forms that are kept are alternatives of one pattern, which splits bytes into records that fit, with their parts in
+columns. Whatever does not fit goes the general way, alone.
+
+That cannot be wrong, whatever the bytes are. The split begins where a record does. A key and a header have exactly the
+length that stands before them. The lengths of value and record, which a pattern cannot count, are compared with those
+before them. So each record ends where the decoder would say, and the next one begins there, or what lies between is
+decoded. A value that fits is JSON: its strings and numbers are spelled out, its text is checked to be UTF-8, no name
+is there twice, as the sample's are not, and each member that the rule looks at is what the rule says.
+
+It takes linear time: patterns hold nothing that can be tried in two ways, and a split reaches only twice as far as the
+last one got, and at most MOST_BYTES.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from itertools import accumulate, compress, count, repeat
+from operator import add, ne
+from typing import NamedTuple
+
+from exactly_once.decoding import Record, decode, headers_of
+from exactly_once.unpacking import Chunk, end_of_record
+from exactly_once.varints import NUMBER, VARINT, read_varint
+
+MOST_BYTES = 64 * 1024
+"""How much is split at once: enough to make its cost small, and not too much for the processor's cache."""
+
+MOST_FORMS = 8
+MOST_SAMPLE_BYTES, MOST_SCALARS, MOST_HEADERS, MOST_FIELD_BYTES = 4096, 40, 10, 255
+"""The size of what is learned: a record, the scalars in its value, its headers, its key and a header's value. It bounds
+the time that it takes to compile a pattern: a few milliseconds."""
+
+PRICE = 4
+"""How many records are decoded for each byte of the pattern before a form is added to it: then some 95 % of the time
+goes into decoding, even if every record has a form of its own."""
+
+REACH = 8
+"""How much longer or shorter than the sample's a key or a header's value may be."""
+
+STRING = rb'"[^"\\\x00-\x1f]*+(?:"|(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)+")'
+"""The pattern of a string in JSON, provided that it is UTF-8. Most have no escapes: the rest costs them nothing."""
+
+NUMBER_FORM = rb"-?(?:0|[1-9][0-9]{0,18}+)(?:\.[0-9]{1,30}+)?+(?:[Ee][-+]?[0-9]{1,4}+)?+"
+SCALAR = rb"(?:%b|%b|true|false|null)" % (STRING, NUMBER_FORM)
+"""The pattern of a member that decides nothing: its kind may change from record to record."""
+
+VARINT_FORM = rb"[\x80-\xff]{0,%d}+[\x00-\x7f]"
+TOKEN = re.compile(
+    rb'"(?P<name>[^"\\]*)"\s*:|(?P<scalar>"(?:[^"\\]|\\.)*"|[-0-9][-+.0-9Ee]*|true|false|null)|[{},]|\s+', re.DOTALL
+)
+"""What the value of a sample is made of, which is valid JSON. An array is none of it, nor a name with an escape."""
+
+
+class Fitting(NamedTuple):
+    """Consecutive records that fit a form, in columns."""
+
+    chunk: Chunk
+    """They alone, to be decoded if need be."""
+    timestamps: list[int]
+    contents: list[bytes]
+    deciding: list[list[bytes]]
+    """What the groups in the patterns of the rule's members have matched: a column for each member that has one."""
+
+
+class Form(NamedTuple):
+    """The pattern of a record's content: its groups are the value's length, the value, and those of members."""
+
+    pattern: bytes
+    members: list[str]
+    """The members in the order of their groups."""
+
+
+class Forms:
+    """The forms that have been learned. They make a difference to how long a record takes, and to nothing else."""
+
+    def __init__(self, members: Mapping[str, bytes]) -> None:
+        """`members` has the patterns of those that the rule looks at, each of them with a group or without."""
+        self.members = members
+        self.deciding = [name for name, pattern in members.items() if re.compile(pattern).groups]
+        self._forms: list[Form] = []  # those that were useful last come first
+        self._pattern = re.compile(rb"(?!)")
+        self._compiled: list[Form] = []  # in the order of the alternatives
+        self._wait = 0  # records to be decoded before another form is learned
+
+    def learn(self, sample: Record) -> None:
+        """Learn the form of a record that the general way has accepted, unless forms are learned too fast."""
+        self._wait -= 1
+        if self._wait > 0:
+            return
+        form = form_of(sample, self.members)
+        if form and form not in self._forms:
+            self._forms = [form, *self._forms[: MOST_FORMS - 1]]
+            self._compile()
+        self._wait = PRICE * (len(self._pattern.pattern) if form else len(sample.content))
+
+    def _compile(self) -> None:
+        # The groups of the pattern are the record's length, what that counts, the timestamp delta, the content, and
+        # those of each form.
+        self._compiled = [*self._forms]
+        contents = b"|".join(form.pattern for form in self._forms)
+        parts = (VARINT_FORM % 2, VARINT_FORM % 4, VARINT_FORM % 4, contents)
+        self._pattern = re.compile(rb"(%b)(\x00(%b)%b(%b))" % parts, re.DOTALL)
+        re.purge()  # `re` would keep hundreds of patterns that will not be asked for again
+
+    def cut(self, chunk: Chunk) -> Iterator[Fitting | Record]:
+        """Yield the records of a chunk in their order, as decode() does: in columns those that fit a form."""
+        data, at, left, reach = memoryview(chunk.records), 0, chunk.record_count, MOST_BYTES
+        has_gaps = chunk.next_offset - chunk.first_offset != left
+        is_whole = not chunk.problem and not has_gaps and chunk.position <= chunk.first_offset
+        if not is_whole or chunk.append_time is not None or abs(chunk.base_timestamp) > 2**62:  # a sum may overflow
+            yield from decode(chunk)
+            return
+        while left:
+            begun = at
+            for start, end, columns in self._runs(data, at, reach, chunk.base_timestamp):
+                if at < start:
+                    at, left = yield from self._odd(chunk, data, at, left, start)
+                if at != start or len(columns[0]) > left:
+                    break  # what has fitted is within a value, or behind the last record
+                yield Fitting(_part(chunk, data[at:end], left, len(columns[0])), *columns)
+                at, left = end, left - len(columns[0])
+            if at == begun:
+                at, left = yield from self._odd(chunk, data, at, left)
+            reach = min(2 * (at - begun), MOST_BYTES)
+
+    def _odd(
+        self, chunk: Chunk, data: memoryview, at: int, left: int, until: int = 0
+    ) -> Generator[Record, None, tuple[int, int]]:
+        # Decodes one record or more, until this index, or without one until the next record fits. Returns where that
+        # begins, and how many are left.
+        records = decode(_part(chunk, data[at:], left, left))
+        for record in records:
+            yield record
+            left -= 1
+            if record.problem:  # stands for all that follow
+                break
+            at = end_of_record(data, at)
+            if at >= until if until else self._pattern.match(data, at):
+                return at, left
+        yield from records
+        return at, 0
+
+    def _runs(
+        self, data: memoryview, at: int, reach: int, base_timestamp: int
+    ) -> Iterator[tuple[int, int, tuple[list[int], list[bytes], list[list[bytes]]]]]:
+        # Yields where records that fit begin and end, and their columns. The first are here; nothing if none are. All
+        # are right if the first of each run begins where a record does.
+        first = self._pattern.match(data, at)
+        if not first:
+            return
+        width = self._pattern.groups + 1
+        parts = self._pattern.split(data[at : max(at + reach, first.end())])
+        between, lengths, counted, deltas, contents, *own = (parts[n::width] for n in range(width))
+        value_lengths, values, *deciding = self._of_any_form(own)
+        sizes = list(map(len, counted))
+        right = min(_agreeing(lengths, sizes), _agreeing(value_lengths, map(len, values)), _texts(values))
+        timestamps = list(map(add, map(NUMBER.__getitem__, deltas), repeat(base_timestamp)))
+        start = 0
+        for stop in [*(n for n, odd in enumerate(between[:right]) if odd and n), right]:
+            at += len(between[start])
+            end = at + sum(sizes[start:stop]) + sum(map(len, lengths[start:stop]))
+            if start < stop:
+                yield at, end, (timestamps[start:stop], contents[start:stop], [c[start:stop] for c in deciding])
+            start, at = stop, end
+
+    def _of_any_form(self, columns: list[list[bytes]]) -> list[list[bytes]]:
+        # Returns the columns of all forms as those of one, with the members in the rule's order.
+        used, found = [], []
+        for form in self._compiled:
+            own, columns = columns[: 2 + len(form.members)], columns[2 + len(form.members) :]
+            if own[0].count(None) < len(own[0]):
+                used.append(form)
+                found.append([*own[:2], *(own[2 + form.members.index(name)] for name in self.deciding)])
+        self._forms.sort(key=lambda form: form not in used)
+        merged, *others = found
+        for other in others:
+            merged = [
+                [b if a is None else a for a, b in zip(*pair, strict=True)] for pair in zip(merged, other, strict=True)
+            ]
+        return merged
+
+
+def _part(chunk: Chunk, data: memoryview, left: int, count: int) -> Chunk:
+    # Returns so many records of a chunk, where so many are left, the first of which begins with the data.
+    first = chunk.next_offset - left
+    return chunk._replace(records=data, record_count=count, first_offset=first, next_offset=first + count)
+
+
+def _agreeing(varints: list[bytes], sizes: Iterable[int]) -> int:
+    # Returns how many of these, from the first on, say what the size is.
+    expected = list(map(VARINT.__getitem__, sizes))
+    return len(varints) if varints == expected else next(compress(count(), map(ne, varints, expected)))
+
+
+def _texts(values: list[bytes]) -> int:
+    # Returns how many of these, from the first on, are UTF-8. Each begins and ends with ASCII, so they may be joined.
+    try:
+        str(b"".join(values), "utf-8")
+    except UnicodeDecodeError as error:
+        return bisect_right(list(accumulate(map(len, values))), error.start)
+    return len(values)
+
+
+def form_of(sample: Record, members: Mapping[str, bytes]) -> Form | None:
+    """Return the form of a record that the rule has accepted; None if it is too large, or has what is not learned."""
+    headers = headers_of(sample, MOST_HEADERS + 1)
+    key_length, at = read_varint(sample.content, 0)
+    key = bytes(sample.content[at : at + key_length]) if key_length >= 0 else None
+    longest = max(len(data or b"") for data in (key, *(value for _, value in headers)))
+    if len(sample.content) > MOST_SAMPLE_BYTES or len(headers) > MOST_HEADERS or longest > MOST_FIELD_BYTES:
+        return None
+    found = _value(bytes(sample.value or b""), members)
+    if not found:
+        return None
+    parts = [_field(key) if key is not None else VARINT[-1], b"(%b)(%b)" % (VARINT_FORM % 2, found.pattern)]
+    parts.append(re.escape(VARINT[len(headers)]))
+    parts += (re.escape(VARINT[len(name)] + name) + _field(value) for name, value in headers)
+    return Form(b"".join(parts), found.members)
+
+
+def _value(value: bytes, members: Mapping[str, bytes]) -> Form | None:
+    # Returns the form of a JSON object that has all of these members, once.
+    parts, names, name, depth, at, scalars = [], [], "", 0, 0, 0
+    for token in TOKEN.finditer(value):
+        text, kind = token[0], token.lastgroup
+        at += len(text)
+        depth += (text == b"{") - (text == b"}")
+        if kind == "name":
+            name = str(token["name"], "utf-8")
+        if kind == "scalar":
+            scalars += 1
+            is_looked_at = depth == 1 and name in members
+            names += [name] * is_looked_at
+            parts.append(members[name] if is_looked_at else SCALAR)
+        else:
+            parts.append(re.escape(text))
+    if at < len(value) or sorted(names) != sorted(members) or scalars > MOST_SCALARS:
+        return None
+    return Form(b"".join(parts), [name for name in names if re.compile(members[name]).groups])
+
+
+def _field(data: bytes | None) -> bytes:
+    # Returns the pattern of a key or a header's value after its length: about as long as this one, or null.
+    size = len(data or b"")
+    sizes = sorted(range(max(0, size - REACH), size + REACH + 1), key=lambda other: abs(other - size))
+    fields = [re.escape(VARINT[size]) + b".{%d}" % size for size in sizes]
+    fields.insert(0 if data is None else 1, VARINT[-1])
+    return b"(?:%b)" % b"|".join(fields)
