@@ -3,16 +3,26 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress
 
 from kafka import TopicPartition
 
 from exactly_once.decoding import NO_HEADERS_AT, NOTHING, Record, decode
-from exactly_once.encoding import Columns, Headers, OutputBatch, add_headers, batch_bytes, encode, headers_at
+from exactly_once.encoding import (
+    Columns,
+    Headers,
+    OutputBatch,
+    add_headers,
+    batch_bytes,
+    encode,
+    encode_headers,
+    headers_at,
+)
 from exactly_once.forms import Fitting, Forms
 from exactly_once.job import Input, Job, Out, Outgoing, Output, Portion
 from exactly_once.unpacking import FRAMING_BYTES, HEADER, Chunk
-from exactly_once.varints import Bytes
+from exactly_once.varints import VARINT, Bytes
 
 NOT_THERE = {"too large": "RecordTooLarge", "cannot be read": "CorruptRecord", "bad time": "InvalidTimestamp"}
 """Why a dead letter has neither key nor value, but refers to the input, and the exception that its headers name."""
@@ -95,32 +105,32 @@ class Branching(Job):
         timestamps, contents = fitting.timestamps, fitting.contents
         decisions = self.decide_usual(*fitting.deciding)
         kinds = set(decisions)
-        earliest, largest = min(timestamps), FRAMING_BYTES + max(map(len, contents))
+        earliest, largest = min(timestamps), HEADER.size + FRAMING_BYTES + max(map(len, contents))
         for kind in kinds:
-            most = HEADER.size + largest + header_bytes(kind.headers)
+            most = largest + len(encode_headers(kind.headers))
             if kind.reason or out.targets[self.routes[kind.route]].refusal(most, earliest) or len(kinds) > MOST_KINDS:
                 return False
         for kind in kinds:
             for i in (i for i, decision in enumerate(decisions) if decision is kind) if kind.headers else ():
-                contents[i] = add_headers(contents[i], headers_at(contents[i]), kind.headers)
+                contents[i] = with_headers(contents[i], headers_at(contents[i]), kind)
         for route in {kind.route for kind in kinds}:
             is_its = list(map({kind for kind in kinds if kind.route == route}.__contains__, decisions))
-            for column, new in zip(found[route], (offsets, timestamps, contents), strict=True):
-                column += compress(new, is_its)
+            found[route].offsets.extend(compress(offsets, is_its))
+            found[route].timestamps.extend(compress(timestamps, is_its))
+            found[route].contents.extend(compress(contents, is_its))
         return True
 
     def _sort(self, record: Record, source: TopicPartition, out: Out, found: Mapping[str, Columns]) -> None:
         decision = self._dead(record.problem) if record.problem else self.decide(record.value)
         if not decision.reason:
             self.forms.learn(record)
-        headers = [*decision.headers, *errors(decision.reason, source, record.offset)]
-        content: Bytes = record.content
-        if headers:
-            content = add_headers(content, record.headers_at, headers)
+        content = with_headers(record.content, record.headers_at, decision)
+        if decision.reason:
+            content = with_errors(content, record.headers_at, decision.reason, source, record.offset)
         timestamp = record.timestamp
         if refusal := out.targets[self.routes[decision.route]].refusal(batch_bytes(content), timestamp):
             decision = self._dead(f"{refusal} of {self.routes[decision.route]}")
-            content = add_headers(NOTHING, NO_HEADERS_AT, errors(decision.reason, source, record.offset))
+            content = with_errors(NOTHING, NO_HEADERS_AT, decision.reason, source, record.offset)
             timestamp = max(timestamp, out.targets[self.routes[self.dead_letter]].least_timestamp)
         if decision.reason:
             out.reasons.append(decision.reason)
@@ -130,20 +140,26 @@ class Branching(Job):
         return Decision(self.dead_letter, reason=reason)
 
 
-def header_bytes(headers: Headers) -> int:
-    """Return how large the headers are at most."""
-    return sum(10 + len(name) + len(value) for name, value in headers)
+def with_headers(content: Bytes, headers_at: int, decision: Decision) -> Bytes:
+    """Return the content with the headers of the decision behind its own."""
+    added = decision.headers
+    return add_headers(content, headers_at, len(added), encode_headers(added)) if added else content
 
 
-def errors(reason: str, source: TopicPartition, offset: int) -> Headers:
-    """Return the headers that say where a dead letter comes from and why it is one, named as in KIP-1034."""
-    if not reason:
-        return ()
+def with_errors(content: Bytes, headers_at: int, reason: str, source: TopicPartition, offset: int) -> bytes:
+    """Return the content with the headers that say where a dead letter comes from and why it is one."""
+    text = str(offset).encode()
+    return add_headers(content, headers_at, 5, errors(reason, source) + VARINT[len(text)] + text)
+
+
+@lru_cache(1024)
+def errors(reason: str, source: TopicPartition) -> bytes:
+    """Return those headers up to the offset, which they end with. They are named as in KIP-1034."""
     found = {
         "exception": NOT_THERE.get(reason.partition(":")[0], "InvalidTransaction"),
         "message": reason,
         "topic": source.topic,
         "partition": str(source.partition),
-        "offset": str(offset),
+        "offset": "",
     }
-    return [(f"__streams.errors.{name}".encode(), value.encode()) for name, value in found.items()]
+    return encode_headers([(f"__streams.errors.{name}".encode(), value.encode()) for name, value in found.items()])[:-1]

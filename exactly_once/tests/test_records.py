@@ -15,7 +15,7 @@ from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchB
 
 from exactly_once import unpacking
 from exactly_once.decoding import decode, headers_of
-from exactly_once.encoding import Columns, OutputBatch, add_headers, content_of, encode, encode_one
+from exactly_once.encoding import Columns, OutputBatch, add_headers, content_of, encode, encode_headers, encode_one
 from exactly_once.unpacking import HEADER, Chunk, chunks
 from exactly_once.varints import VARINT, read_as_java, read_varint
 
@@ -119,7 +119,7 @@ def test_the_last_headers_of_a_record(records: list[Written], most: int) -> None
         headers = [(name.encode(), data) for name, data in record.headers]
         assert headers_of(decoded) == headers
         assert headers_of(decoded, most) == headers[max(0, len(headers) - most) :]
-        longer = decoded._replace(content=add_headers(decoded.content, decoded.headers_at, [added]))
+        longer = decoded._replace(content=add_headers(decoded.content, decoded.headers_at, 1, encode_headers([added])))
         assert headers_of(longer, most + 1) == [*headers[max(0, len(headers) - most) :], added]
 
 
@@ -201,7 +201,8 @@ def test_headers_are_added_behind_the_own(records: list[Written], added: list[tu
     """The record's own headers stay, in their order, and the new ones follow."""
     (chunk,) = chunks(build(records, 0, records[0].offset), 0)
     for record, before in zip(decode(chunk), records, strict=True):
-        content = add_headers(record.content, record.headers_at, [(name.encode(), value) for name, value in added])
+        more = encode_headers([(name.encode(), value) for name, value in added])
+        content = add_headers(record.content, record.headers_at, len(added), more)
         (batch,) = encode(Columns.of([(record.offset, record.timestamp, content)]), 10**6)
         (after,) = read_by_client(finished(batch))
         assert after[1:] == (before.timestamp, before.key, before.value, before.headers + tuple(added))
