@@ -1,7 +1,9 @@
 """docs/performance.md, made from the results: no figure in it is typed by hand."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from bench.inputs import STREAMS
@@ -37,6 +39,12 @@ needs its share of the cores, too: once they are full, only the CPU time per rec
 bring on a larger machine. The takeover is the time from stopping a detector, under a load of {rate:,}/s, until the
 others commit records of all partitions."""
 
+SHAPED = ("detector", "confluent-kafka", "Kafka Streams")
+"""Who drains the streams of every shape."""
+
+SHAPES = """Drains as above, of streams as other producers write them; × says how many times as fast ours is. The dead
+letters of confluent-kafka get the same headers as ours, those of Kafka Streams get none."""
+
 PARTS = {
     **{
         f"throughput-{name}": (f"Throughput: {what}", DRAIN, SPEED | RATIOS | MEMORY)
@@ -55,7 +63,9 @@ def write(results: Path, page: Path) -> None:
     measured: dict[str, dict[str, Any]] = json.loads(results.read_text())
     texts = [INTRODUCTION]
     for name, (title, _, _) in PARTS.items():
-        if content := measured.get(name):
+        if name == "throughput-long":
+            texts += shapes(measured)
+        if (content := measured.get(name)) and name.removeprefix("throughput-") not in [*STREAMS][1:-1]:
             texts += [f"## {title}", section(name, content["settings"], content["rows"])]
             texts.append(f"Measured on {content['date']}: {content['machine']}.")
     page.write_text("\n\n".join(texts) + "\n")
@@ -81,6 +91,35 @@ def section(name: str, settings: Row, rows: list[Row]) -> str:
         reason = row["reason"].splitlines()
         parts.append(f"No figures of {row['candidate']}: {' '.join(dict.fromkeys((reason[0], reason[-1])))}")
     return "\n\n".join(parts)
+
+
+def shapes(measured: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the section that compares streams of every shape, their ratios and the geometric means of these."""
+    lines, ratios = [], defaultdict[str, list[float]](list)
+    for name, (what, _) in STREAMS.items():
+        rows = measured.get(f"throughput-{name}", {"rows": []})["rows"] if name != "long" else []
+        found = {row["candidate"].split(" at ")[0]: row["medians"] for row in rows if row["medians"]}
+        before = next((row["medians"] for row in rows if " at " in row["candidate"]), {})
+        if ours := found.get("detector") and rows[0]["medians"]:
+            rates = [
+                medians.get("records_per_second") for medians in (found.get(SHAPED[1], {}), found.get(SHAPED[2], {}))
+            ]
+            cells = [
+                ours["records_per_second"] / rate if rate else 0 for rate in (*rates, before.get("records_per_second"))
+            ]
+            for heading, ratio in zip(("peer", "streams", "before"), cells, strict=True):
+                ratios[heading] += [ratio] if ratio else []
+            texts = [f"{ratio:.2f}" if ratio else "-" for ratio in cells]
+            lines.append([what, f"{ours['records_per_second']:,.0f}", *texts, f"{ours['peak_mb']:.0f}"])
+    if not lines:
+        return []
+    means = [
+        f"{geometric_mean(found):.2f}" if found else "-"
+        for found in map(ratios.__getitem__, ("peer", "streams", "before"))
+    ]
+    header = ["stream", "records/s", "× confluent-kafka", "× Kafka Streams", "× the detector before", "peak MB"]
+    page = table([header, *lines, ["geometric mean", "-", *means, "-"]], labels=1)
+    return ["## Throughput by the shape of records", SHAPES.replace("\n", " "), page]
 
 
 def table(lines: list[list[str]], labels: int) -> str:
