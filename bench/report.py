@@ -1,7 +1,6 @@
 """docs/performance.md, made from the results: no figure in it is typed by hand."""
 
 import json
-from collections import defaultdict
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -94,32 +93,20 @@ def section(name: str, settings: Row, rows: list[Row]) -> str:
 
 
 def shapes(measured: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the section that compares streams of every shape, their ratios and the geometric means of these."""
-    lines, ratios = [], defaultdict[str, list[float]](list)
-    for name, (what, _) in STREAMS.items():
-        rows = measured.get(f"throughput-{name}", {"rows": []})["rows"] if name != "long" else []
-        found = {row["candidate"].split(" at ")[0]: row["medians"] for row in rows if row["medians"]}
-        before = next((row["medians"] for row in rows if " at " in row["candidate"]), {})
-        if ours := found.get("detector") and rows[0]["medians"]:
-            rates = [
-                medians.get("records_per_second") for medians in (found.get(SHAPED[1], {}), found.get(SHAPED[2], {}))
-            ]
-            cells = [
-                ours["records_per_second"] / rate if rate else 0 for rate in (*rates, before.get("records_per_second"))
-            ]
-            for heading, ratio in zip(("peer", "streams", "before"), cells, strict=True):
-                ratios[heading] += [ratio] if ratio else []
-            texts = [f"{ratio:.2f}" if ratio else "-" for ratio in cells]
-            lines.append([what, f"{ours['records_per_second']:,.0f}", *texts, f"{ours['peak_mb']:.0f}"])
-    if not lines:
-        return []
-    means = [
-        f"{geometric_mean(found):.2f}" if found else "-"
-        for found in map(ratios.__getitem__, ("peer", "streams", "before"))
-    ]
-    header = ["stream", "records/s", "× confluent-kafka", "× Kafka Streams", "× the detector before", "peak MB"]
+    """Return the section that compares streams of every shape: ratios, and their geometric means."""
+    lines, ratios = [], {name: list[float]() for name in (*SHAPED[1:], "detector at")}
+    for name in [name for name in [*STREAMS][:-1] if f"throughput-{name}" in measured]:
+        ours, *others = measured[f"throughput-{name}"]["rows"]
+        rates = {row["candidate"][: len("detector at")]: row["medians"].get("records_per_second") for row in others}
+        rate, line = ours["medians"].get("records_per_second", 0), [STREAMS[name][0]]
+        for peer, found in ratios.items():
+            found += [rate / other] if (other := rates.get(peer[: len("detector at")])) else []
+            line.append(f"{rate / other:.2f}" if other else "-")
+        lines.append([line[0], f"{rate:,.0f}", *line[1:], f"{ours['medians'].get('peak_mb', 0):.0f}"])
+    means = [f"{geometric_mean(found):.2f}" if found else "-" for found in ratios.values()]
+    header = ["stream", "records/s", *(f"× {name}" for name in SHAPED[1:]), "× before", "peak MB"]
     page = table([header, *lines, ["geometric mean", "-", *means, "-"]], labels=1)
-    return ["## Throughput by the shape of records", SHAPES.replace("\n", " "), page]
+    return ["## Throughput by the shape of records", SHAPES.replace("\n", " "), page] if lines else []
 
 
 def table(lines: list[list[str]], labels: int) -> str:
