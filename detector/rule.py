@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from exactly_once import Decision
-from exactly_once.forms import STRING
+from exactly_once.samples import STRING
 
 FRAUD_AMOUNT = 900
 """A transaction of this amount or more counts as fraud: the tutorial's limit, in any currency."""

@@ -13,11 +13,12 @@ from kafka.structs import ConsumerGroupMetadata
 
 from detector.rule import MEMBERS, decide, decide_usual
 from detector.tests.test_oracle import oracle
-from exactly_once import Branching, Decision, Out, forms
+from exactly_once import Branching, Decision, Out, forms, samples
 from exactly_once.decoding import Record, decode
 from exactly_once.encoding import OutputBatch
-from exactly_once.forms import Fitting, form_of
+from exactly_once.forms import Fitting
 from exactly_once.job import Target
+from exactly_once.samples import form_of
 from exactly_once.tests.test_records import (
     chunk_of,
     finished,
@@ -339,8 +340,8 @@ def test_forms_are_learned_no_faster_than_is_worth_it() -> None:
 
 def largest_sample() -> bytes:
     """Return a record as large as is learned, of what makes the largest pattern."""
-    members = "".join(f', "{n}": 1' for n in range(forms.MOST_SCALARS - len(MEMBERS)))
-    headers = [(b"h%d" % n, b"x" * forms.MOST_FIELD_BYTES) for n in range(forms.MOST_HEADERS)]
+    members = "".join(f', "{n}": 1' for n in range(samples.MOST_SCALARS - len(MEMBERS)))
+    headers = [(b"h%d" % n, b"x" * samples.MOST_FIELD_BYTES) for n in range(samples.MOST_HEADERS)]
     return record_bytes(value(members), key=b"k" * 100, headers=headers)
 
 
