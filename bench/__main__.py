@@ -52,9 +52,11 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     rounds = arguments.rounds or (1 if quick else 5)
     candidates = _candidates(arguments, folder)
     if part == "throughput":
-        for name in arguments.stream or ("usual", "keyed", "dead"):
+        for name in arguments.stream or [name for name in STREAMS if name != "long"]:
             usually = 45_000 if quick else 2_000_000 if name == "long" else 400_000
-            yield f"{part}-{name}", drain.measure(candidates, rounds, records or usually, name)
+            chosen = [c for c in candidates if arguments.only or name in ("usual", "long") or c.name in report.SHAPED]
+            chosen += [c for c in candidates if c not in chosen and c.name.startswith("detector at ")]
+            yield f"{part}-{name}", drain.measure(chosen, rounds, records or usually, name)
     elif part == "latency":
         seconds, rate, warm_up = (3, 200, 0) if quick else (30, 1000, 15)
         yield part, latency.measure(candidates, rounds, arguments.seconds or seconds, rate, warm_up)

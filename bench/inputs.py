@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench.candidates import Candidate
@@ -14,23 +14,47 @@ AS_THE_GENERATOR: dict[str, Any] = {"batch_size": 256 * 1024, "linger_ms": 5}
 """How a producer writes batches of that size."""
 
 
-def _keyed(number: int, value: bytes) -> Record:
-    members = dict(reversed(json.loads(value).items()))
-    return Record(json.dumps(members).encode(), b"%012d" % number, (("trace", b"%032x" % number), ("from", b"bench")))
+def _made(n: int, value: bytes, *headers: Any, more: Mapping[str, Any] = {}, **style: Any) -> Record:
+    members = {**json.loads(value), **more}
+    key = members["source"][n % 3 :].encode() if headers else None
+    return Record(json.dumps(members, **style).encode(), key, headers)
 
 
-def _dead(number: int, value: bytes) -> Record:
+def _traced(n: int, value: bytes) -> Record:
+    more = {"id": f"{n:032x}", "note": (None, "lunch", "a taxi")[n % 3]}
+    return _made(n, value, ("traceparent", b"00-%032x-%016x-01" % (n, n)), more=more)
+
+
+def _dead(n: int, value: bytes) -> Record:
     # For one of three reasons, which the peers notice too: they look at the amount only.
     members = json.loads(value)
     amount = members.pop("amount")
-    as_text = json.dumps(members | {"amount": str(amount)}).encode()
-    return Record((value[:-1], as_text, json.dumps(members).encode())[number % 3])
+    return Record((value[:-1], *(json.dumps(members | m).encode() for m in ({"amount": str(amount)}, {})))[n % 3])
 
+
+_SORTED: dict[str, Any] = {"sort_keys": True, "separators": (",", ":")}
+_MORE = {"id": "f" * 32, "at": 10**12, "ok": True, "memo": None, "fee": 0.5, "country": "DE"}
+_HEADERS = [(f"header{n}", b"x" * n) for n in range(7)]
 
 STREAMS: dict[str, tuple[str, Callable[[int, bytes], Record] | None]] = {
     "usual": ("transactions as the generator writes them", None),
-    "keyed": ("transactions with a key, two headers, and their members in another order", _keyed),
+    "spring": ("a key, a header, other order, no spaces", lambda n, v: _made(n, v, ("__TypeId__", b"a.B"), **_SORTED)),
+    "traced": ("a key, `traceparent`, two more members, one of them at times null", _traced),
+    "nested": (
+        "over several lines, with a nested object and `é`",
+        lambda n, v: _made(n, v, more={"note": f"é{n}", "device": {"version": n}}, indent=2, ensure_ascii=False),
+    ),
+    "turn": ("the first and the third of these in turn", lambda n, v: _traced(n, v) if n % 2 else Record(v)),
+    "large": (
+        "ten members, a key and eight headers",
+        lambda n, v: _made(n, v, *_HEADERS, ("parent", (None, b"%d" % n)[n % 2]), more=_MORE),
+    ),
+    "odd": (
+        "as the generator's, with 1 % malformed and 1 % that have an array",
+        lambda n, v: _made(n, v, more={"tags": [n]}) if n % 100 == 57 else Record(v[: -1 if n % 100 == 7 else None]),
+    ),
     "dead": ("nothing but dead letters", _dead),
+    "own": ("every record in a form of its own", lambda n, v: _made(n, v, more={f"m{n}": n})),
     "long": ("a long drain, in which a JVM has the time to compile its code", None),
 }
 """What is in each stream, and how its records are made from the generator's values, unless they stay as they are."""

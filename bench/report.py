@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from bench.inputs import STREAMS
@@ -37,6 +38,12 @@ needs its share of the cores, too: once they are full, only the CPU time per rec
 bring on a larger machine. The takeover is the time from stopping a detector, under a load of {rate:,}/s, until the
 others commit records of all partitions."""
 
+SHAPED = ("detector", "confluent-kafka", "Kafka Streams")
+"""Who drains the streams of every shape."""
+
+SHAPES = """Drains as above, of streams as other producers write them; × says how many times as fast ours is. The dead
+letters of confluent-kafka get the same headers as ours, those of Kafka Streams get none."""
+
 PARTS = {
     **{
         f"throughput-{name}": (f"Throughput: {what}", DRAIN, SPEED | RATIOS | MEMORY)
@@ -55,7 +62,9 @@ def write(results: Path, page: Path) -> None:
     measured: dict[str, dict[str, Any]] = json.loads(results.read_text())
     texts = [INTRODUCTION]
     for name, (title, _, _) in PARTS.items():
-        if content := measured.get(name):
+        if name == "throughput-long":
+            texts += shapes(measured)
+        if (content := measured.get(name)) and name.removeprefix("throughput-") not in [*STREAMS][1:-1]:
             texts += [f"## {title}", section(name, content["settings"], content["rows"])]
             texts.append(f"Measured on {content['date']}: {content['machine']}.")
     page.write_text("\n\n".join(texts) + "\n")
@@ -81,6 +90,23 @@ def section(name: str, settings: Row, rows: list[Row]) -> str:
         reason = row["reason"].splitlines()
         parts.append(f"No figures of {row['candidate']}: {' '.join(dict.fromkeys((reason[0], reason[-1])))}")
     return "\n\n".join(parts)
+
+
+def shapes(measured: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the section that compares streams of every shape: ratios, and their geometric means."""
+    lines, ratios = [], {name: list[float]() for name in (*SHAPED[1:], "detector at")}
+    for name in [name for name in [*STREAMS][:-1] if f"throughput-{name}" in measured]:
+        ours, *others = measured[f"throughput-{name}"]["rows"]
+        rates = {row["candidate"][: len("detector at")]: row["medians"].get("records_per_second") for row in others}
+        rate, line = ours["medians"].get("records_per_second", 0), [STREAMS[name][0]]
+        for peer, found in ratios.items():
+            found += [rate / other] if (other := rates.get(peer[: len("detector at")])) else []
+            line.append(f"{rate / other:.2f}" if other else "-")
+        lines.append([line[0], f"{rate:,.0f}", *line[1:], f"{ours['medians'].get('peak_mb', 0):.0f}"])
+    means = [f"{geometric_mean(found):.2f}" if found else "-" for found in ratios.values()]
+    header = ["stream", "records/s", *(f"× {name}" for name in SHAPED[1:]), "× before", "peak MB"]
+    page = table([header, *lines, ["geometric mean", "-", *means, "-"]], labels=1)
+    return ["## Throughput by the shape of records", SHAPES.replace("\n", " "), page] if lines else []
 
 
 def table(lines: list[list[str]], labels: int) -> str:

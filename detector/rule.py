@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from exactly_once import Decision
+from exactly_once.samples import STRING
 
 FRAUD_AMOUNT = 900
 """A transaction of this amount or more counts as fraud: the tutorial's limit, in any currency."""
@@ -27,14 +28,15 @@ LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead_letter"
 IS_LEGIT, IS_FRAUD = Decision(LEGIT), Decision(FRAUD)
 """What a valid transaction is. Headers to be added go in here: `Decision(FRAUD, headers=[(b"rule", b"amount")])`."""
 
-_NAME = rb'"[^"\\\x00-\x1f\x80-\xff]++"'
+_NAME = rb'(?!"")' + STRING
 MEMBERS = {
     "source": _NAME,
     "target": _NAME,
-    "amount": rb"([1-9][0-9]{0,14}+(?:\.[0-9]++)?+)",
+    "amount": rb"((?:[1-9][0-9]{0,14}+|0(?=\.0{0,30}[1-9]))(?:\.[0-9]{1,40}+)?+(?:[Ee][-+]?[0-9]{1,2}+)?+)",
     "currency": rb'"[A-Za-z]{3}"',
 }
-"""What most transactions have, which need no decoding. ASCII without escapes; amounts from 1 on, without exponent."""
+"""The members that the rule looks at, as most transactions have them. Amounts of up to 15 digits; it may leave out
+some that the rule takes, such as a currency with an escape, but has none that it does not."""
 
 
 class InvalidTransaction(ValueError):
@@ -50,7 +52,7 @@ def decide(value: bytes | memoryview | None) -> Decision:
 
 
 def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:
-    """Decide on many values of the usual form, by the bytes of each amount: what the group in MEMBERS has matched."""
+    """Decide on many transactions by their amounts: what the group in MEMBERS has matched."""
     return list(map(decide_amount, map(float, amounts)))
 
 

@@ -56,11 +56,22 @@ def content_of(key: bytes | None, value: bytes | None) -> bytes:
     return b"".join((*chain.from_iterable(parts), VARINT[0]))
 
 
-def add_headers(content: Bytes, headers_at: int, headers: Headers) -> bytes:
-    """Return the content, whose headers begin at this index, with these headers after its own."""
+def headers_at(content: Bytes) -> int:
+    """Return the index of the header count within a content: behind the key and the value."""
+    length, at = read_varint(content, 0)
+    length, at = read_varint(content, at + max(length, 0))
+    return at + max(length, 0)
+
+
+def add_headers(content: Bytes, headers_at: int, number: int, added: bytes) -> bytes:
+    """Return the content, whose headers begin at this index, with so many more behind its own: `encode_headers`."""
     count, at = read_varint(content, headers_at)
-    added = (part for header in headers for data in header for part in (VARINT[len(data)], data))
-    return b"".join((content[:headers_at], VARINT[count + len(headers)], content[at:], *added))
+    return b"".join((content[:headers_at], VARINT[count + number], content[at:], added))
+
+
+def encode_headers(headers: Headers) -> bytes:
+    """Return headers as they lie in a record."""
+    return b"".join([part for header in headers for data in header for part in (VARINT[len(data)], data)])
 
 
 def batch_bytes(content: Bytes) -> int:

@@ -79,7 +79,7 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
     data, size, count, offset, highest = stream.data, 0, 0, first - 1, whole.next_offset - left
     has_gaps = highest > first
     problem, timestamp = "", whole.base_timestamp
-    while count < min(left, CHUNK_RECORDS) and (end := _end_of_record(data, size)) <= min(len(data), CHUNK_BYTES):
+    while count < min(left, CHUNK_RECORDS) and (end := end_of_record(data, size)) <= min(len(data), CHUNK_BYTES):
         offset = offset_of(whole, record_head(data, size)[2], offset, highest + count) if has_gaps else highest + count
         size, count = end, count + 1
     if not count:  # a large record by itself
@@ -101,8 +101,8 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
     )
 
 
-def _end_of_record(data: Bytes, at: int) -> int:
-    # Returns where the record ends that begins here, or beyond the data if its length is incomplete.
+def end_of_record(data: Bytes, at: int) -> int:
+    """Return where the record ends that begins here, or beyond the data if its length is incomplete."""
     try:
         length, start = read_varint(data, at, is_odd=True)
     except IndexError:

@@ -8,16 +8,15 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from exactly_once import Record, headers_of
-from exactly_once.branching import NOT_THERE, errors
+from exactly_once.branching import ERRORS, NOT_THERE
 from exactly_once.decoding import NO_HEADERS_AT, NOTHING
-from exactly_once.encoding import Headers, add_headers
+from exactly_once.encoding import Headers, add_headers, encode_headers
 from exactly_once.kafka_python import never_create_topics
 from exactly_once.unpacking import records_of
 from exactly_once.varints import VARINT, read_varint
 from exactly_once.whole_batches import read_whole_batches
 from service.settings import Cluster, ConfigurationError, Environment
 
-FIVE = [name for name, _ in errors("-", TopicPartition("", 0), 0)]
 ATTEMPT = b"__streams.redrive.attempt"
 """The name of the header that says how often a record has been redriven."""
 FETCH_BYTES, ANSWER_SECONDS = 1024 * 1024, 15
@@ -77,8 +76,8 @@ class Letters:
         Whatever it holds: only its kind is the sender's. Raises KafkaError.
         """
         headers = headers_of(record)
-        added = [(name, value or b"") for name, value in headers[-5:]]
-        if [name for name, _ in added] != FIVE:
+        added = [(name, value or b"") for name, value in headers[-len(ERRORS) :]]
+        if [name for name, _ in added] != ERRORS:
             return "", "no dead letter of the detector", 0, b""
         exception, message, *place = (str(value[:200], "utf-8", "replace") for _, value in added)
         kind = message.partition(":")[0]
@@ -125,6 +124,6 @@ def reheaded(record: Record, dropped: Headers, added: Headers) -> bytes:
     """Return a record's content without its last headers, which are these, and with others."""
     content, at = record.content, record.headers_at
     count, first_at = read_varint(content, at)
-    size = len(add_headers(NOTHING, NO_HEADERS_AT, dropped)) - len(NOTHING)
-    kept = content[first_at : len(content) - size]
-    return add_headers(b"".join((content[:at], VARINT[count - len(dropped)], kept)), at, added)
+    kept = content[first_at : len(content) - len(encode_headers(dropped))]
+    content = b"".join((content[:at], VARINT[count - len(dropped)], kept))
+    return add_headers(content, at, len(added), encode_headers(added))

@@ -17,12 +17,14 @@ from bench.drain import Drain, Sample
 from bench.inputs import STREAMS, Sums
 from bench.machine import Usage
 from bench.report import section
+from detector.rule import decide
 from embedded.pipeline import ROOT
 from embedded.records import Record
 from harness import transaction
 
 pytestmark = pytest.mark.long
 
+SHAPED = ("large", "odd", "dead")
 ALWAYS_THERE = ("detector", "detector, metrics", "tutorial's loop", "floor")
 PEERS = {
     "Faust": "faust-streaming",
@@ -47,7 +49,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of each part, one after the other: side by side, detectors would miss their heartbeats."""
     path = tmp_path_factory.mktemp("bench") / "results.json"
     bench("throughput", "--quick", "--stream", "usual", "--results", path)
-    bench("throughput", "--quick", "--stream", "keyed", "--stream", "dead", "--only", "detector", "--results", path)
+    shaped = [option for name in SHAPED for option in ("--stream", name)]
+    bench("throughput", "--quick", *shaped, "--only", "detector", "--results", path)
     bench("latency", "--quick", "--only", "detector", "--results", path)
     bench("scale", "--quick", "--results", path)
     return path
@@ -90,7 +93,7 @@ def test_every_candidate_has_a_figure_or_a_reason(results: dict[str, Any]) -> No
                 assert measured[candidate]["reason"] == "not installed"
 
 
-@pytest.mark.parametrize("stream", ["keyed", "dead"])
+@pytest.mark.parametrize("stream", SHAPED)
 def test_other_streams_come_out_unchanged_too(results: dict[str, Any], stream: str) -> None:
     """Keys, headers and dead letters have been looked up, and so there are figures."""
     measured = rows(results, f"throughput-{stream}")
@@ -99,19 +102,21 @@ def test_other_streams_come_out_unchanged_too(results: dict[str, Any], stream: s
 
 
 def test_the_streams_are_what_they_say() -> None:
-    """Keyed records are valid, with a key, two headers and another order; the dead ones are so for three reasons."""
+    """Records are valid, some with a key and headers, but for those that are to be malformed."""
     values = [transaction(amount) for amount in (10, 900, 1.5)]
-    _, keyed = STREAMS["keyed"]
-    _, dead = STREAMS["dead"]
-    assert keyed
-    assert dead
-    for number, value in enumerate(values):
-        record = keyed(number, value)
-        assert json.loads(record.value or b"") == json.loads(value)
-        assert (record.value or b"").startswith(b'{"currency": "EUR", "amount": ')
-        assert record.key
-        assert len(record.headers) == 2
-    assert [dead(number, value).value for number, value in enumerate(values)] == [
+    made = {name: [make(n, v) for n, v in enumerate(values)] for name, (_, make) in STREAMS.items() if make}
+    dead = made.pop("dead")
+    for records in made.values():
+        assert [decide(record.value).route for record in records] == ["legit", "fraud", "legit"]
+    assert [len(made[name][1].headers) for name in ("spring", "traced", "nested", "turn", "large")] == [1, 1, 0, 1, 8]
+    assert all(record.key for name in ("spring", "traced", "large") for record in made[name])
+    assert len(json.loads(made["large"][0].value or b"")) == 10
+    _, odd = STREAMS["odd"]
+    assert odd
+    routes = [decide(odd(n, values[0]).value).route for n in range(100)]
+    assert [n for n, route in enumerate(routes) if route == "dead_letter"] == [7]
+    assert odd(57, values[0]).value != values[0]
+    assert [record.value for record in dead] == [
         values[0][:-1],
         b'{"source": "alice", "target": "bob", "currency": "EUR", "amount": "900"}',
         b'{"source": "alice", "target": "bob", "currency": "EUR"}',
@@ -157,7 +162,10 @@ def test_the_report_is_a_page(file: Path, results: dict[str, Any], tmp_path: Pat
         "cold start",
     ):
         assert expected in text
-    assert text.count("\n## ") == len(results) == 5
+    assert len(results) == 3 + len(SHAPED)
+    assert text.count("\n## ") == 4  # the shapes are in one table
+    for name in SHAPED:
+        assert STREAMS[name][0] in text
 
 
 def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:

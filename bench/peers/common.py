@@ -16,3 +16,10 @@ def route(value: bytes | None) -> str:
         return FRAUD_TOPIC if json.loads(value or b"")["amount"] >= 900 else LEGIT_TOPIC
     except (ValueError, TypeError, KeyError):
         return DEAD_LETTER_TOPIC
+
+
+def errors(message: str, topic: str, partition: int, offset: int) -> list[tuple[str, bytes]]:
+    """Return the headers that our detector adds to a dead letter."""
+    found = {"exception": "InvalidTransaction", "message": message, "topic": topic}
+    found |= {"partition": str(partition), "offset": str(offset)}
+    return [(f"__streams.errors.{name}", value.encode()) for name, value in found.items()]

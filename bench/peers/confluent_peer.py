@@ -1,6 +1,6 @@
 """confluent-kafka (librdkafka): a transaction for each batch, as in the library's own example of exactly once."""
 
-from common import BATCH_RECORDS, BROKER_URL, GROUP, LOW_LATENCY, TRANSACTIONS_TOPIC, route
+from common import BATCH_RECORDS, BROKER_URL, DEAD_LETTER_TOPIC, GROUP, LOW_LATENCY, TRANSACTIONS_TOPIC, errors, route
 from confluent_kafka import Consumer, KafkaException, Producer
 
 # consume() returns when it has that many records, or after that time: a longer one makes fuller batches.
@@ -37,6 +37,8 @@ while True:
         if message.error():
             raise KafkaException(message.error())
         value, headers, time = message.value(), message.headers() or [], message.timestamp()[1]
-        producer.produce(route(value), value, message.key(), message.partition(), timestamp=time, headers=headers)
+        if (topic := route(value)) == DEAD_LETTER_TOPIC:
+            headers += errors("no transaction", message.topic(), message.partition(), message.offset())
+        producer.produce(topic, value, message.key(), message.partition(), timestamp=time, headers=headers)
     producer.send_offsets_to_transaction(consumer.position(consumer.assignment()), consumer.consumer_group_metadata())
     producer.commit_transaction()  # flushes, and raises where a record was not delivered

@@ -10,26 +10,16 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
-from kafka.structs import ConsumerGroupMetadata
 
-from detector.rule import MEMBERS, decide, decide_usual
-from exactly_once import Branching, Decision, Out, branching, unpacking
+from exactly_once import unpacking
 from exactly_once.decoding import Chunk, decode, headers_of
-from exactly_once.encoding import Columns, OutputBatch, add_headers, encode, encode_one
-from exactly_once.job import Target
+from exactly_once.encoding import Columns, OutputBatch, add_headers, content_of, encode, encode_headers, encode_one
 from exactly_once.unpacking import HEADER, chunks
 from exactly_once.varints import VARINT, read_varint
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
-ROUTES = {route: route for route in ("legit", "fraud", "dead_letter")}
-JOB = Branching(
-    source="in", routes=ROUTES, dead_letter="dead_letter", decide=decide, members=MEMBERS, decide_usual=decide_usual
-)
-TARGETS = {topic: Target(1, 10**8) for topic in ROUTES}
-
 Headers = tuple[tuple[str, bytes | None], ...]
 
 
@@ -129,7 +119,7 @@ def test_the_last_headers_of_a_record(records: list[Written], most: int) -> None
         headers = [(name.encode(), data) for name, data in record.headers]
         assert headers_of(decoded) == headers
         assert headers_of(decoded, most) == headers[max(0, len(headers) - most) :]
-        longer = decoded._replace(content=add_headers(decoded.content, decoded.headers_at, [added]))
+        longer = decoded._replace(content=add_headers(decoded.content, decoded.headers_at, 1, encode_headers([added])))
         assert headers_of(longer, most + 1) == [*headers[max(0, len(headers) - most) :], added]
 
 
@@ -211,7 +201,8 @@ def test_headers_are_added_behind_the_own(records: list[Written], added: list[tu
     """The record's own headers stay, in their order, and the new ones follow."""
     (chunk,) = chunks(build(records, 0, records[0].offset), 0)
     for record, before in zip(decode(chunk), records, strict=True):
-        content = add_headers(record.content, record.headers_at, [(name.encode(), value) for name, value in added])
+        more = encode_headers([(name.encode(), value) for name, value in added])
+        content = add_headers(record.content, record.headers_at, len(added), more)
         (batch,) = encode(Columns.of([(record.offset, record.timestamp, content)]), 10**6)
         (after,) = read_by_client(finished(batch))
         assert after[1:] == (before.timestamp, before.key, before.value, before.headers + tuple(added))
@@ -225,9 +216,17 @@ def usual_value(name: str = "a", amount: object = 10) -> bytes:
     return json.dumps({"source": name, "target": "b", "amount": amount, "currency": "EUR"}).encode()
 
 
-def record_bytes(value: bytes, timestamp_delta: int = 0, offset_delta: int = 0) -> bytes:
-    """Return a record without key and headers, as it lies in a batch."""
-    content = VARINT[-1] + VARINT[len(value)] + value + VARINT[0]
+def record_bytes(
+    value: bytes | None,
+    timestamp_delta: int = 0,
+    offset_delta: int = 0,
+    key: bytes | None = None,
+    headers: Sequence[tuple[bytes, bytes | None]] = (),
+) -> bytes:
+    """Return a record as it lies in a batch."""
+    content = content_of(key, value)[:-1] + VARINT[len(headers)]
+    for data in (data for header in headers for data in header):
+        content += VARINT[-1] if data is None else VARINT[len(data)] + data
     body = b"\0" + VARINT[timestamp_delta] + VARINT[offset_delta] + content
     return VARINT[len(body)] + body
 
@@ -236,14 +235,6 @@ def chunk_of(records: Sequence[bytes], base_timestamp: int = 0, position: int = 
     """Return an uncompressed chunk of a batch that begins at offset 0."""
     data = bytearray(b"".join(records))
     return Chunk(data, len(records), 0, 0, len(records), base_timestamp, None, position)
-
-
-def branched(chunk: Chunk, *, fast: bool) -> dict[str, list[OutputBatch]]:
-    """Return what is written to each route, with or without the short cut."""
-    written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
-    with patch.object(JOB, "_branch_usual", JOB._branch_usual if fast else lambda _: []):
-        JOB.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
-    return written
 
 
 VALUES = st.one_of(
@@ -266,82 +257,6 @@ def hostile_bodies(draw: st.DrawFn) -> bytes:
         at = draw(st.integers(0, len(body)))
         body = body[:at] + draw(st.binary(max_size=2)) + body[at + draw(st.integers(0, 2)) :]
     return body
-
-
-@settings(max_examples=1500, suppress_health_check=list(HealthCheck))
-@given(hostile_bodies(), st.integers(0, 6), st.sampled_from([0, 10**12, 2**62, 2**63 - 1, -(2**63)]))
-def test_the_short_cut_agrees_with_the_decoder(body: bytes, record_count: int, base_timestamp: int) -> None:
-    """Whatever the bytes are made to look like: where the pattern has an answer, it is that of the decoder."""
-    chunk = Chunk(bytearray(body), record_count, 0, 0, record_count, base_timestamp, None, -(2**62))
-    assert branched(chunk, fast=True) == branched(chunk, fast=False)
-
-
-def test_the_short_cut_is_taken() -> None:
-    """Records of the usual form need no decoding. If they did, the test above would compare the decoder with itself."""
-    chunk = chunk_of([record_bytes(usual_value(amount=amount), n, n) for n, amount in enumerate([10, 900, 899.99])])
-    with patch.object(branching, "decode", side_effect=AssertionError):
-        found = branched(chunk, fast=True)
-    assert [[batch.offsets for batch in found[route]] for route in ROUTES] == [[[0, 2]], [[1]], []]
-
-
-def test_headers_of_a_rule_are_added_on_both_ways() -> None:
-    """A rule that gives a decision headers says so once: records of the usual form get them like all others."""
-    marked = Decision("fraud", headers=[(b"rule", b"amount")])
-    job = Branching(
-        source="in",
-        routes=ROUTES,
-        dead_letter="dead_letter",
-        decide=lambda value: marked,
-        members=MEMBERS,
-        decide_usual=lambda amounts: [marked] * len(amounts),
-    )
-    usual, other = record_bytes(usual_value()), record_bytes(b"x")
-    for records in ([usual, usual], [usual, other]):
-        written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
-        chunk = chunk_of(records)
-        assert bool(job._branch_usual(chunk)) == (other not in records)
-        job.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
-        (batch,) = written["fraud"]
-        assert [record.headers for record in read_by_client(finished(batch))] == [(("rule", b"amount"),)] * 2
-
-
-def test_two_decisions_for_one_route_keep_the_order() -> None:
-    """Some records of a route get a header and some do not: on both ways each stays where it was among the others."""
-    marked, plain = Decision("fraud", headers=[(b"rule", b"large")]), Decision("fraud")
-    job = Branching(
-        source="in",
-        routes=ROUTES,
-        dead_letter="dead_letter",
-        decide=lambda value: marked if b"1000" in bytes(value or b"") else plain,
-        members=MEMBERS,
-        decide_usual=lambda amounts: [marked if amount == b"1000" else plain for amount in amounts],
-    )
-    chunk = chunk_of([record_bytes(usual_value(amount=amount)) for amount in (1000, 1, 2, 1000, 3)])
-    assert job._branch_usual(chunk)
-    found = []
-    for shortcut in (job._branch_usual, lambda _: []):
-        written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
-        with patch.object(job, "_branch_usual", shortcut):
-            job.branch(chunk, TopicPartition("topic", 0), Out({}, ConsumerGroupMetadata("group"), TARGETS), written)
-        (batch,) = written["fraud"]
-        assert batch.offsets == [0, 1, 2, 3, 4]
-        found.append([len(record.headers) for record in read_by_client(finished(batch))])
-    assert found == [[1, 0, 0, 1, 0]] * 2
-
-
-@pytest.mark.parametrize(("compresses", "time", "is_taken"), [(True, -1, True), (True, -2, False), (False, -2, True)])
-def test_a_time_that_an_output_does_not_take(compresses: bool, time: int, is_taken: bool) -> None:
-    """A broker that compresses an output refuses times below -1: such a record becomes a dead letter by reference."""
-    target = Target(1, 10**8, -1 if compresses else -(2**63))
-    out = Out({}, ConsumerGroupMetadata("group"), dict.fromkeys(ROUTES, target))
-    for value in (usual_value(), usual_value("é")):
-        written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
-        JOB.branch(chunk_of([record_bytes(value, time)]), TopicPartition("topic", 0), out, written)
-        (batch,) = written["legit" if is_taken else "dead_letter"]
-        (record,) = read_by_client(finished(batch))
-        assert (record.timestamp, record.value) == (max(time, -1 if compresses else time), value if is_taken else None)
-        if not is_taken:
-            assert dict(record.headers)["__streams.errors.exception"] == b"InvalidTimestamp"
 
 
 def has_high_attributes(body: bytes, record_count: int) -> bool:
