@@ -207,10 +207,10 @@ def test_topic_refuses_the_size(trial: Trial, rounds: int, verdicts: list[Verdic
 
 def test_topic_lacks_replicas(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
     """An output topic has too few replicas in sync: the detector says so, and carries on once there are enough."""
-    with Cluster(brokers=2, line=line) as cluster:
+    with Cluster(brokers=3, line=line) as cluster:  # of two, none could be missing: they are controllers, too
         pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
         with Trial("topic lacks replicas", pipeline, seed) as trial:
-            pipeline.create(pipeline.fraud, min_insync_replicas="2")
+            pipeline.create(pipeline.fraud, min_insync_replicas="3")
             detector = trial.start()
             for _ in range(rounds):
                 trial.settle()
