@@ -88,6 +88,9 @@ def alert(value: memoryview | None) -> dict[str, str]:
     """Return the members of an alert that are there. Raises nothing."""
     with suppress(ValueError, TypeError, RecursionError):
         members = json.loads(str(value or b"", "utf-8"))
+        if "amount" in members:  # of a single fraud: a ring of one
+            amount, time = members["amount"], members.get("time")
+            members = {"sources": 1, "sum": amount, "first": time, "last": time, **members}
         texts = {name: visible(str(members[name]), 40) for name in ALERT if name in members}
         return texts | {name: moment(members[name]) for name in ("first", "last") if name in texts}
     return {}

@@ -199,16 +199,19 @@ def test_alerts_are_shown_once_their_topic_exists(page: Page, pipeline: Pipeline
     write(pipeline.broker_url, pipeline.fraud, [Record(transaction(950))])
     alert = {"id": "1", "rule": "smurfing", "target": SCRIPT, "sources": 50, "sum": 50000, "currency": "EUR"}
     alert |= {"first": 1_700_000_000_000, "last": "never"}
-    values = [json.dumps(alert).encode(), b"[" * 10_000, b'"x"', b"{}"]
+    large = {"id": "2", "rule": "amount", "source": "a", "target": "b", "amount": 2000, "currency": "EUR", "time": 0}
+    values = [json.dumps(alert).encode(), json.dumps(large).encode(), b"[" * 10_000, b'"amount"', b"{}"]
     write(pipeline.broker_url, ALERTS_TOPIC, [Record(value) for value in values])
-    expect(page.locator("#alerts tr")).to_have_count(4)
-    expect(page.locator("#alerts-records")).to_have_text("4")
-    expect(page.locator("#alerter-lag")).to_have_text("4")
+    expect(page.locator("#alerts tr")).to_have_count(5)
+    expect(page.locator("#alerts-records")).to_have_text("5")
+    expect(page.locator("#alerter-lag")).to_have_text("5")
     expect(page.locator("#banner")).to_contain_text("The alerter commits nothing, and alerts wait for it")
     expect(page.locator("#smurfing-lag")).to_have_text(f"{pipeline.count(pipeline.fraud):,}")
     expect(page.locator("#banner")).to_contain_text("The smurfing detector commits nothing, and frauds wait for it")
     texts = page.locator("#alerts tr").last.locator("td").all_inner_texts()
     assert texts[1:] == ["smurfing", SCRIPT[:40] + "…", "50", "50000", "EUR", "2023-11-14 22:13:20Z", "never"]
+    texts = page.locator("#alerts tr").nth(3).locator("td").all_inner_texts()
+    assert texts[1:] == ["amount", "b", "1", "2000", "EUR", *["1970-01-01 00:00:00Z"] * 2]
 
 
 def test_bombs_cost_no_memory(page: Page, pipeline: Pipeline) -> None:
