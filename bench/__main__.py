@@ -22,9 +22,8 @@ RESULTS = Path(__file__).with_name("results.json")
 def main() -> int:
     """Do what the command line says and return the exit code: 1 where something failed that is no candidate's fault."""
     arguments = _parse()
-    # Whatever ends the benchmark, the blocks that stop its processes are left in order.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, signal.default_int_handler)  # leaves all blocks in order
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters raises
     # A quick run says nothing about speed: it does not replace results, unless told where to put its own.
     results = arguments.results or (RESULTS if arguments.part == "report" or not arguments.quick else Path(os.devnull))
@@ -34,7 +33,7 @@ def main() -> int:
             return 0
         jars.prepare()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            os.environ["STATE_FOLDER"] = folder  # Faust and Kafka Streams want one, even where there is no state
+            os.environ["STATE_FOLDER"] = folder  # Quix and Kafka Streams want one, even where there is no state
             for section, (settings, rows) in _measure(arguments, Path(folder)):
                 save(results, section, settings, rows)
                 print(report.section(section, settings, rows))
@@ -59,14 +58,13 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
             yield f"{part}-{name}", drain.measure(chosen, rounds, records or usually, name)
     elif part == "latency":
         seconds, rate, warm_up = (3, 200, 0) if quick else (30, 1000, 15)
-        yield part, latency.measure(candidates, rounds, arguments.seconds or seconds, rate, warm_up)
+        yield part, latency.measure(candidates, rounds, seconds, rate, warm_up)
     else:
         yield part, scale.measure(candidates[0], 2 if quick else 4, rounds, records or (30_000 if quick else 200_000))
 
 
 def _candidates(arguments: argparse.Namespace, folder: Path) -> list[Candidate]:
     before = checkout(arguments.before, folder) if arguments.before else None
-    # A quick run uses what is there: it downloads nothing.
     candidates = all_candidates(download=not arguments.quick, before=before)
     names = arguments.only.lower().split(",")
     chosen = [candidate for candidate in candidates if any(name in candidate.name.lower() for name in names)]
@@ -81,9 +79,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="only see that all works: few records, one round")
     parser.add_argument("--rounds", type=int, help="how often each is measured (default: 5)")
     parser.add_argument("--records", type=int, help="records to drain; for scale, records of each partition")
-    parser.add_argument("--seconds", type=int, help="latency: how long each candidate is measured")
     parser.add_argument("--stream", action="append", choices=STREAMS, help="throughput: one of the streams only")
-    parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,faust")
+    parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,floor")
     parser.add_argument("--before", metavar="COMMIT", help="measure the detector of this commit as well")
     parser.add_argument("--results", type=Path, help="where the results are (default: bench/results.json)")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md", help="report: where to write it")

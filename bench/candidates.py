@@ -66,7 +66,6 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
         replace(ours("detector, metrics"), environ={"METRICS_PORT": "18000"}),
         *([ours(f"detector at {before.name}", before)] if before else []),
         replace(peer("tutorial's loop", "kafka-python", "none", "tutorial.py"), keeps_records=False),
-        peer("Faust", "faust-streaming", "at least once", "faust_peer.py"),
         peer("Quix Streams", "quixstreams", "exactly once", "quix_peer.py"),
         peer("aiokafka, send()", "aiokafka", "exactly once", "aiokafka_peer.py", "send"),
         peer("aiokafka, batches", "aiokafka", "exactly once", "aiokafka_peer.py", "batches"),

@@ -1,9 +1,8 @@
 """Watches instances of a candidate drain a full topic, and says how fast they were once they were under way.
 
-The time base is the same for all: every POLL_SECONDS the ends of the outputs are asked for, as a reader of committed
-records sees them. Ends count transaction markers as well; how many records there were is known once the outputs have
-been read back. The steady rate is taken from the first sample that had records in it to the first that had all: the
-records committed in between, by the time in between. So nobody's start-up counts, nor how large the first commit is.
+Every POLL_SECONDS the ends of the outputs are asked for, as a reader of committed records sees them. The steady rate is
+taken from the first sample that had records in it to the first that had all: the records committed in between, by the
+time in between. So nobody's start-up counts, nor how large the first commit is. Markers are told from records later.
 """
 
 import time
@@ -41,7 +40,7 @@ class Drain(ExitStack):
     """Instances of a candidate that drain a topic, for a `with` block."""
 
     def __init__(self, candidate: Candidate, pipeline: Pipeline, instances: int = 1, seconds: float = 900) -> None:
-        """Create the outputs, so that no candidate spends time on it, and start the instances. They have `seconds`."""
+        """Create the outputs, so that no candidate spends time on it, and start the instances, which have `seconds`."""
         super().__init__()
         pipeline.create(*pipeline.outputs)
         self.pipeline = pipeline

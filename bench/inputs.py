@@ -117,6 +117,5 @@ class Sums:
 
 def sums(pipeline: Pipeline, candidate: Candidate) -> Sums:
     """Return the checksums of the transactions topic."""
-    expected = Sums(candidate)
-    expected.add(stream(pipeline.broker_url, pipeline.transactions))
+    (expected := Sums(candidate)).add(stream(pipeline.broker_url, pipeline.transactions))
     return expected

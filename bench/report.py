@@ -10,14 +10,12 @@ from bench.rounds import Row
 
 INTRODUCTION = """# Performance
 
-This page is generated: `make bench` measures, and `python -m bench report` writes it. The broker and everything else
-share one machine, whose speed changes by the minute. So the candidates take turns, and the figures are medians. Compare
-the figures of one table with each other, and measure on your own machine.
+`make bench` measures, and `python -m bench report` writes this page. Broker and candidates share one machine, whose
+speed changes by the minute: so they take turns, and the figures are medians. Compare the figures of one table.
 
 The peers do the same job with other libraries, tuned as their documentation advises. They only look at the amount; the
-detector applies the whole rule. The floor is a limit, not a peer: fetched batches are handed on unread, in the same
-transactions and by the same client. Before a speed counts, every record has been found once, unchanged and in the right
-topic; only of the tutorial's loop, which writes the JSON anew, just the content is compared."""
+detector applies the whole rule. The floor is a limit, not a peer: it hands batches on unread. Before a speed counts,
+every record has been found once, unchanged (of the tutorial's loop, only its content), and in the right topic."""
 
 SPEED = {"records_per_second": ("records/s", ",.0f"), "cpu_us_per_record": ("CPU µs/record", ",.1f")}
 RATIOS = {"speed_ratio": ("ours is × as fast", ".2f"), "cpu_ratio": ("ours takes × the CPU", ".2f")}
@@ -30,19 +28,17 @@ SHARED = {"cores_busy": ("cores busy with them", ".1f"), "takeover_seconds": ("t
 DRAIN = """Drain of {records:,} records in one partition, {rounds} round(s). The rate is that between the first commit
 and the last. CPU time and memory are those of all processes."""
 LATENCY = """From a record's creation in the generator to a reader of committed records, at {rate:,} transactions a
-second, for {seconds} s, {rounds} round(s). CPU is in percent of one core. Broker, generator and candidate start at the
-same moment, and a candidate that ends because there is no Kafka yet is started again, as Compose would. The cold start
-is the time until no record that is read is older than {fresh} s; {warm_up} s of warm-up and the measurement follow."""
-SCALE = """Detectors on as many partitions, {records_per_partition:,} records for each, {rounds} round(s). The broker
-needs its share of the cores, too: once they are full, only the CPU time per record says what one more detector would
-bring on a larger machine. The takeover is the time from stopping a detector, under a load of {rate:,}/s, until the
-others commit records of all partitions."""
+second, for {seconds} s, {rounds} round(s). CPU is in percent of one core. Broker, generator and candidate start at
+once, and one that ends as there is no Kafka yet is started again. The cold start is the time until no record that is
+read is older than {fresh} s; {warm_up} s of warm-up and the measurement follow."""
+SCALE = """Detectors on as many partitions, {records_per_partition:,} records for each, {rounds} round(s). Once the
+cores are full, which the broker needs too, only the CPU time per record says what one more detector would bring. The
+takeover is the time from stopping one, at {rate:,}/s, until the others commit records of all partitions."""
+SHAPES = """Drains as above, of streams as other producers write them; × says how many times as fast ours is. The dead
+letters of confluent-kafka get the same headers as ours, those of Kafka Streams get none."""
 
 SHAPED = ("detector", "confluent-kafka", "Kafka Streams")
 """Who drains the streams of every shape."""
-
-SHAPES = """Drains as above, of streams as other producers write them; × says how many times as fast ours is. The dead
-letters of confluent-kafka get the same headers as ours, those of Kafka Streams get none."""
 
 PARTS = {
     **{

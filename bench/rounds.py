@@ -23,8 +23,7 @@ FAILURES = (RuntimeError, TimeoutError, KafkaError, ServiceError)
 def in_turns(candidates: Sequence[Candidate], rounds: int, measure: Callable[[Candidate], Figures]) -> list[Row]:
     """Measure each candidate once, then each once more, and so on (A B C A B C ...), and return a row for each.
 
-    So what disturbs the machine for a while hits all alike. A row has medians, or the reason why there are none: one
-    failed round spoils the others, as a candidate that loses records now and then has no speed.
+    A row has medians, or the reason why there are none: who loses records in one round has no speed.
     """
     measured: dict[str, list[Figures]] = {candidate.name: [] for candidate in candidates}
     reasons = {candidate.name: candidate.missing for candidate in candidates}
@@ -50,6 +49,6 @@ def _row(candidate: Candidate, reason: str, rounds: list[Figures]) -> Row:
 def save(path: Path, section: str, settings: Row, rows: list[Row]) -> None:
     """Replace a section of the file."""
     results = json.loads(path.read_text() or "{}") if path.exists() else {}
-    date = time.strftime("%Y-%m-%d", time.gmtime())
-    results[section] = {"date": date, "machine": describe(), "settings": settings, "rows": rows}
+    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": describe(), "settings": settings}
+    results[section] = about | {"rows": rows}
     path.write_text(json.dumps(results, indent=1) + "\n")

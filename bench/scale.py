@@ -41,9 +41,8 @@ def measure(detector: Candidate, most: int, rounds: int, records: int) -> tuple[
 
 
 def _share(pipeline: Pipeline, admin: KafkaAdminClient, detector: Candidate, records: list[Record]) -> Figures:
-    # Measures as many detectors as partitions, which share the records evenly. All of them are written in one
-    # transaction when every detector has its partition. So each has all of its work at once; otherwise the first would
-    # have done most of it before the last had joined.
+    # Measures as many detectors as partitions. The records are written in one transaction when each has its partition:
+    # otherwise the first would have done most of the work before the last had joined.
     spread = [record._replace(partition=number % pipeline.partitions) for number, record in enumerate(records)]
     expected = Sums(detector)
     expected.add(spread)
@@ -58,14 +57,12 @@ def _share(pipeline: Pipeline, admin: KafkaAdminClient, detector: Candidate, rec
 
 
 def _takeover(pipeline: Pipeline, admin: KafkaAdminClient, detector: Candidate) -> Figures:
-    # Stops one of as many detectors as partitions, and checks every record. The result is the time from SIGTERM until
-    # records of every partition are committed by the others.
+    # Stops one of as many detectors as partitions, and measures until the others commit records of every partition.
+    def ends() -> list[int]:  # of each partition, in all outputs together
+        offsets, numbers = drain.ends(), range(pipeline.partitions)
+        return [sum(end for p, end in offsets.items() if p.partition == number) for number in numbers]
+
     with Drain(detector, pipeline, pipeline.partitions, seconds=180) as drain:
-
-        def ends() -> list[int]:  # of each partition, in all outputs together
-            offsets, numbers = drain.ends(), range(pipeline.partitions)
-            return [sum(end for p, end in offsets.items() if p.partition == number) for number in numbers]
-
         drain.wait_for(lambda: _is_shared(admin, pipeline))
         with pipeline.service("generator", TRANSACTIONS_PER_SECOND=str(RATE)) as generator:
             drain.wait_for(lambda: min(ends()) > 0)

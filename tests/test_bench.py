@@ -27,7 +27,6 @@ pytestmark = pytest.mark.long
 SHAPED = ("large", "odd", "dead")
 ALWAYS_THERE = ("detector", "detector, metrics", "tutorial's loop", "floor")
 PEERS = {
-    "Faust": "faust-streaming",
     "Quix Streams": "quixstreams",
     "aiokafka, send()": "aiokafka",
     "aiokafka, batches": "aiokafka",

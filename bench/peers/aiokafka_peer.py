@@ -1,7 +1,6 @@
 """aiokafka: a transaction for each getmany(), as in its own example of exactly once.
 
-The argument says how records are sent: with `send`, as that example does it, or in `batches` that the application makes
-and fills, which is the library's interface for those who need more speed and take more code for it.
+Records are sent with `send`, as in that example, or in `batches` that the application fills: more speed and more code.
 """
 
 import asyncio
