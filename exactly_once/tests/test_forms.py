@@ -14,7 +14,7 @@ from kafka.structs import ConsumerGroupMetadata
 from detector.rule import MEMBERS, decide, decide_usual
 from detector.tests.test_oracle import oracle
 from exactly_once import Branching, Decision, Out, forms, samples
-from exactly_once.decoding import Record, decode
+from exactly_once.decoding import MAX_RECORD_BYTES, Record, decode
 from exactly_once.encoding import OutputBatch
 from exactly_once.forms import Fitting
 from exactly_once.job import Target
@@ -466,3 +466,13 @@ def test_some_chunks_go_the_general_way(change: dict[str, int]) -> None:
     job, chunk = taught(GOOD), chunk_of([GOOD] * 3)._replace(**change)  # type: ignore[arg-type]
     assert fitting(job, chunk) == 0
     assert branched(job, chunk) == decoded(chunk)
+
+
+@pytest.mark.parametrize("size", [MAX_RECORD_BYTES, MAX_RECORD_BYTES + 1])
+def test_a_record_above_the_limit_is_none_that_fits(size: int) -> None:
+    """A form bounds no text: what is too large for the decoder goes by reference all the same."""
+    empty = len(usual_value(""))
+    chunk = chunk_of([record_bytes(usual_value("x" * (size - empty)))])
+    found = branched(taught(GOOD), chunk)
+    assert found == decoded(chunk)
+    assert len(found.reasons) == (size > MAX_RECORD_BYTES)
