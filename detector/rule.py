@@ -35,8 +35,8 @@ MEMBERS = {
     "amount": rb"((?:[1-9][0-9]{0,14}+|0(?=\.0{0,30}[1-9]))(?:\.[0-9]{1,40}+)?+(?:[Ee][-+]?[0-9]{1,2}+)?+)",
     "currency": rb'"[A-Za-z]{3}"',
 }
-"""The members that the rule looks at, as most transactions have them. Amounts of up to 15 digits; it may leave out
-some that the rule takes, such as a currency with an escape, but has none that it does not."""
+"""The members that the rule looks at, as most transactions have them. Amounts of up to 15 digits; a pattern
+may leave out what the rule takes, such as a currency with an escape, never the reverse."""
 
 
 class InvalidTransaction(ValueError):

@@ -31,7 +31,7 @@ ERRORS = [b"__streams.errors." + name for name in (b"exception", b"message", b"t
 """The headers that a dead letter gets, named as in KIP-1034."""
 
 MOST_KINDS = 16
-"""A rule that has more decisions than this for a chunk decides on each record by itself."""
+"""Records for which a rule has more decisions than this are decided on one by one."""
 
 Batches = Mapping[str, list[OutputBatch]]
 """Per route, what is to be written."""
@@ -65,10 +65,11 @@ class Branching(Job):
 
         `routes` has the topic of each route; `dead_letter` is the route of what the rule refuses, of what is not there,
         and of what its topic does not take. `decide` is the rule: it decides on a value, whatever it holds, and raises
-        nothing. What it takes, other than a dead letter, is a JSON object without a name twice. `members` are those
-        that it looks at, each with a pattern of bytes: where all of them match, it does take the value. `decide_usual`
-        is the rule once more, for many such values, by what the groups in those patterns have matched: it gets a column
-        for each member whose pattern has one, in this order.
+        nothing. Only a JSON object without a name twice, at any depth, may be anything but a dead letter.
+
+        `members` are those that the rule looks at, each with the pattern of its bytes. Where all match, `decide` must
+        accept. `decide_usual` is the same rule for many such values at once: it gets what the groups in these
+        patterns have matched, a column for each pattern that has a group, in the order of `members`.
         """
         self.routes, self.dead_letter, self.decide, self.decide_usual = routes, dead_letter, decide, decide_usual
         self.inputs = [Input(source)]

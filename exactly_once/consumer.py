@@ -20,8 +20,8 @@ FETCH_BYTES = 2 * 1024 * 1024
 """The most a fetch returns, unless a single batch is larger."""
 
 PACE_SECONDS = 0.02
-"""The minimum time between two polls, unless there is a backlog. At low rates each poll becomes a transaction, whose
-cost is its six requests, not its records."""
+"""The minimum time between two polls, unless there is a backlog. At low rates each poll becomes a Kafka transaction,
+whose cost is its five requests, not its records."""
 
 PORTION_BYTES, PORTION_RECORDS = FETCH_BYTES, 30_000
 """A portion ends with the chunk that reaches one of these, counted as decompressed. This bounds the
@@ -78,8 +78,8 @@ class Consumer:
         if batches:
             self.unread = unpack(batches)
         chunks = {} if is_full else self._take()
-        # Markers, aborted records and gaps go with the records of other partitions, or by themselves if there are none
-        # to commit. While there is more to take, the positions are ahead of it.
+        # Past markers, aborted records and gaps the position moves without a record. That is committed together with
+        # other partitions' records, or alone if there are none; but not while the rest of a fetch lies before it.
         places = self.places
         passed = places.positions if (chunks or wait) and not self.unread else {}
         read_to = passed | {partition: taken[-1].next_offset for partition, taken in chunks.items()}

@@ -18,7 +18,7 @@ from exactly_once.varints import VARINT, BatchError, Bytes, int64, read_varint
 
 MAX_RECORD_BYTES = 1024 * 1024
 """A record with a larger key, value and headers, counted together, is skipped. Kafka's own default allows producers as
-much, and to decide on a value can take up to 60 times its memory."""
+much, and to decide on a value can take up to 50 times its memory."""
 
 NOTHING, NO_HEADERS_AT = b"\x01\x01\x00", 2
 """The content of a record with neither key nor value nor headers, and the index of their number in it."""

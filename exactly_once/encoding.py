@@ -43,7 +43,7 @@ class OutputBatch:
     offsets: list[int] = field(default_factory=list)
     """The offset that each record has in the input."""
     data: bytearray = field(default_factory=lambda: bytearray(HEADER.size))
-    """Room for the header, which the client fills in, and the records."""
+    """Room for the header, which the producer fills in, and the records."""
 
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -81,7 +81,7 @@ def batch_bytes(content: Bytes) -> int:
 
 
 def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None = None) -> list[OutputBatch]:
-    """Append these records, in order, to the last of the batches, and return them all.
+    """Append these records, in order, to the last of the batches, and return all batches.
 
     A new batch begins where one would exceed max_bytes. Each record must fit on its own (see batch_bytes).
     """

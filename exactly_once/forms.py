@@ -1,19 +1,23 @@
 """Forms of records, learned: why most records need no decoding.
 
-A producer writes all of its records in the same form: the same headers and members, in the same order, with the same
-spacing. So what the general way, decode() and the rule, has accepted is a sample. All that its form leaves open, such
-as the text of a string, becomes the pattern of what may be there, and all else stays as it is. The patterns of the
-forms that are kept are alternatives of one pattern, which splits bytes into records that fit, with their parts in
-columns. Whatever does not fit goes the general way, alone.
+A producer usually writes all of its records in the same form: the same headers and members, in the same order, with
+the same spacing. That is why it pays to learn forms. A record that the general way (decode() and the rule) has accepted
+is a sample: scalars, key and headers' values become patterns of what may be there, and all else stays as it is
+(samples.py). The forms that are kept are alternatives of one pattern, which splits bytes into records that fit, with
+their parts in columns. Whatever does not fit goes the general way, alone.
 
-That cannot be wrong, whatever the bytes are. The split begins where a record does. A key and a header have exactly the
-length that stands before them. The lengths of value and record, which a pattern cannot count, are compared with those
-before them. So each record ends where the decoder would say, and the next one begins there, or what lies between is
-decoded. A value that fits is JSON: its strings and numbers are spelled out, its text is checked to be UTF-8, no name
-is there twice, as the sample's are not, and each member that the rule looks at is what the rule says.
+A wrong guess costs time, and changes nothing else:
 
-It takes linear time: patterns hold nothing that can be tried in two ways, and a split reaches only twice as far as the
-last one got, and at most MOST_BYTES.
+- Where a record ends. The first one begins where the decoder says. A key and a header's value match with exactly the
+  length that stands before them. A value's or a record's length is nothing that a pattern can count: what has matched
+  is counted afterwards, and must be what the varint before it says. What lies before a match is decoded, and unless
+  it ends exactly where the match begins, the match lay within a value and is dropped.
+- What its value is. What fits is JSON: strings and numbers are spelled out, and the text is checked to be UTF-8. No
+  name is there twice, as the rule has accepted the sample's, and a member that the rule looks at has its own pattern.
+- Its offset and its time. Chunks whose offsets have gaps go the general way, so the place in the chunk is the offset.
+
+It takes linear time: patterns hold nothing that can be tried in two ways, and a split goes only twice as far as the one
+before it has come, and MOST_BYTES at most.
 """
 
 import re
@@ -33,19 +37,19 @@ MOST_BYTES = 64 * 1024
 
 MOST_FORMS = 8
 PRICE = 4
-"""How many records are decoded for each byte of the pattern before a form is added to it: then some 95 % of the time
-goes into decoding, even if every record has a form of its own."""
+"""How many records are decoded for each byte of the pattern before a form is added to it: so compiling takes some 5 %
+of the time at most, even if every record has a form of its own."""
 
 
 class Fitting(NamedTuple):
     """Consecutive records that fit a form, in columns."""
 
     chunk: Chunk
-    """They alone, to be decoded if need be."""
+    """These records alone, to be decoded if need be."""
     timestamps: list[int]
     contents: list[Bytes]
     deciding: list[list[bytes]]
-    """What the groups in the patterns of the rule's members have matched: a column for each member that has one."""
+    """What the groups in the patterns of the rule's members have matched: a column for each group."""
 
 
 class Forms:
@@ -55,7 +59,7 @@ class Forms:
         """`members` has the patterns of those that the rule looks at, each of them with a group or without."""
         self.members = members
         self.deciding = [name for name, pattern in members.items() if re.compile(pattern).groups]
-        self._forms: list[Form] = []  # those that were useful last come first
+        self._forms: list[Form] = []  # those that were of use most recently come first
         self._pattern = re.compile(rb"(?!)")
         self._compiled: list[Form] = []  # in the order of the alternatives
         self._wait = 0  # records to be decoded before another form is learned
@@ -73,7 +77,7 @@ class Forms:
 
     def _compile(self) -> None:
         # The groups of the pattern are the record's length, what that counts, the timestamp delta, the content, and
-        # those of each form.
+        # those of each form. A length has three bytes at most: less than 1 MiB, so that no record is too large.
         self._compiled = [*self._forms]
         contents = b"|".join(form.pattern for form in self._forms)
         parts = (VARINT_FORM % 2, VARINT_FORM % 4, VARINT_FORM % 4, contents)
@@ -85,7 +89,8 @@ class Forms:
         data, at, left, reach = memoryview(chunk.records), 0, chunk.record_count, MOST_BYTES
         has_gaps = chunk.next_offset - chunk.first_offset != left
         is_whole = not chunk.problem and not has_gaps and chunk.position <= chunk.first_offset
-        if not is_whole or chunk.append_time is not None or abs(chunk.base_timestamp) > 2**62:  # a sum may overflow
+        if not is_whole or chunk.append_time is not None or abs(chunk.base_timestamp) > 2**62:
+            # The times are not in the records, or the sum of two may need more than 64 bits.
             yield from decode(chunk)
             return
         while left:
@@ -104,8 +109,8 @@ class Forms:
     def _odd(
         self, chunk: Chunk, data: memoryview, at: int, left: int, until: int = 0
     ) -> Generator[Record, None, tuple[int, int]]:
-        # Decodes one record or more, until this index, or without one until the next record fits. Returns where that
-        # begins, and how many are left.
+        # Decodes one record or more: until this index or, if none is given, until a record fits. Returns where it ends,
+        # and how many records are left.
         records = decode(_part(chunk, data[at:], left, left))
         for number, record in enumerate(records):
             yield record
@@ -113,7 +118,7 @@ class Forms:
             if record.problem:  # stands for all that follow
                 break
             at = end_of_record(data, at)
-            is_tried = not until and (number < 64 or number % 8 == 0)  # among many of them, not each time
+            is_tried = not until and (number < 64 or number % 8 == 0)  # in vain, it costs time as well
             if (until and at >= until) or (is_tried and self._pattern.match(data, at)):
                 return at, left
         yield from records
@@ -127,7 +132,7 @@ class Forms:
         first = self._pattern.match(data, at)
         if not first:
             return
-        width = self._pattern.groups + 1
+        width = self._pattern.groups + 1  # what is before a match, and its groups; last comes what is behind them all
         parts = self._pattern.split(data[at : max(at + reach, first.end())])
         between, lengths, counted, deltas, contents, *own = (parts[n::width] for n in range(width))
         value_lengths, values, *deciding = self._of_any_form(own)
@@ -143,7 +148,7 @@ class Forms:
             start, at = stop, end
 
     def _of_any_form(self, columns: list[list[bytes]]) -> list[list[bytes]]:
-        # Returns the columns of all forms as those of one, with the members in the rule's order.
+        # Returns the columns of all forms as those of one, with the members in the rule's order; notes the forms used.
         used, found = [], []
         for form in self._compiled:
             own, columns = columns[: 2 + len(form.members)], columns[2 + len(form.members) :]

@@ -141,7 +141,7 @@ class Job:
     """What is decided; a service derives its own. All calls come one at a time, but not all from the same thread.
 
     What it writes is committed with the input's offsets, or never: after a failure or a rebalance the same records
-    come again. So it keeps no state beyond a call, except what `assigned` begins afresh.
+    come again. So it keeps no state beyond a call, except what `assigned` begins afresh, or what only makes it faster.
     """
 
     inputs: Sequence[Input]

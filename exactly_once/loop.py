@@ -29,7 +29,8 @@ TURN_SECONDS = 60
 CLOSE_SECONDS = 3
 
 LEAST_OVERLAP_BYTES, MOST_OVERLAP_BYTES = PORTION_BYTES // 2, 4 * PORTION_BYTES
-"""What is processed while the previous portion is committed: less is no backlog, more is too much memory for two."""
+"""What is processed while the previous portion is committed: less is no backlog, and two portions of more take
+too much memory."""
 
 
 class Loop:

@@ -12,15 +12,16 @@ from typing import NamedTuple
 from exactly_once.decoding import Record, headers_of
 from exactly_once.varints import VARINT, read_varint
 
-MOST_SAMPLE_BYTES, MOST_SCALARS, MOST_HEADERS, MOST_FIELD_BYTES = 4096, 40, 10, 255
-"""The size of what is learned: a record, the scalars in its value, its headers, its key and a header's value. It bounds
-the time that it takes to compile a pattern: a few milliseconds."""
+MOST_SAMPLE_BYTES, MOST_SCALARS, MOST_HEADERS = 4096, 40, 10
+MOST_FIELD_BYTES = 255  # of the key, and of each header's value
+"""What is learned is not larger. So it takes a few milliseconds at most to compile a pattern."""
 
-REACH = 8
+SPREAD = 8
 """How much longer or shorter than the sample's a key or a header's value may be."""
 
 STRING = rb'"[^"\\\x00-\x1f]*+(?:"|(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)+")'
-"""The pattern of a string in JSON, provided that it is UTF-8. Most have no escapes: the rest costs them nothing."""
+"""The pattern of a string in JSON, provided that it is UTF-8. Most have no escapes: the rest costs them nothing. It is
+possessive (`*+`), like all patterns here: what has matched is not tried in another way."""
 
 NUMBER_FORM = rb"-?(?:0|[1-9][0-9]{0,18}+)(?:\.[0-9]{1,30}+)?+(?:[Ee][-+]?[0-9]{1,4}+)?+"
 SCALAR = rb"(?:%b|%b|true|false|null)" % (STRING, NUMBER_FORM)
@@ -59,7 +60,7 @@ def form_of(sample: Record, members: Mapping[str, bytes]) -> Form | None:
 
 
 def _value(value: bytes, members: Mapping[str, bytes]) -> Form | None:
-    # Returns the form of a JSON object that has all of these members, once.
+    # Returns the pattern of a JSON object, if it has all of these members, each once.
     parts, names, name, depth, at, scalars = [], [], "", 0, 0, 0
     for token in TOKEN.finditer(value):
         text, kind = token[0], token.lastgroup
@@ -74,15 +75,17 @@ def _value(value: bytes, members: Mapping[str, bytes]) -> Form | None:
             parts.append(members[name] if is_looked_at else SCALAR)
         else:
             parts.append(re.escape(text))
-    if at < len(value) or sorted(names) != sorted(members) or scalars > MOST_SCALARS:
+    is_all = at == len(value)  # what is no token, such as an array, has been passed over
+    if not is_all or sorted(names) != sorted(members) or scalars > MOST_SCALARS:
         return None
     return Form(b"".join(parts), [name for name in names if re.compile(members[name]).groups])
 
 
 def _field(data: bytes | None) -> bytes:
-    # Returns the pattern of a key or a header's value after its length: about as long as this one, or null.
+    # Returns the pattern of a key or a header's value after its length: about as long as this one, or null. The
+    # likeliest come first.
     size = len(data or b"")
-    sizes = sorted(range(max(0, size - REACH), size + REACH + 1), key=lambda other: abs(other - size))
+    sizes = sorted(range(max(0, size - SPREAD), size + SPREAD + 1), key=lambda other: abs(other - size))
     fields = [re.escape(VARINT[size]) + b".{%d}" % size for size in sizes]
     fields.insert(0 if data is None else 1, VARINT[-1])
     return b"(?:%b)" % b"|".join(fields)

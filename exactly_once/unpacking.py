@@ -25,7 +25,7 @@ CHUNK_BYTES = 1024 * 1024
 CHUNK_RECORDS = 30_000
 
 FRAMING_BYTES = 36
-"""The most that a record's numbers take besides: its length, two deltas, and the lengths of key, value and headers."""
+"""The most that a record takes beside its fields: its length, two deltas, and the lengths of key, value, headers."""
 
 MAX_BATCH_BYTES = 1024 * 1024 * 1024
 """How far a batch is decompressed. A megabyte can expand to 32 GB, which would take minutes to skip."""

@@ -1,6 +1,6 @@
 """Below kafka-python's consumer: whole record batches are read, not single records.
 
-See kafka_python.py, which does the same for writing. The private names are marked here as there.
+The private names are marked here as there.
 """
 
 from collections.abc import Iterator
