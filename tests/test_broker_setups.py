@@ -24,7 +24,7 @@ from embedded.records import Record
 from embedded.service import wait_until
 from harness import transaction, wait_for_error, wait_for_shares, wait_until_at_work
 
-pytestmark = [pytest.mark.guarantee, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 TOPIC, GROUP, ID, CLUSTER = (
     ResourceType.TOPIC,

@@ -11,8 +11,6 @@ from exactly_once.varints import VARINT
 from harness import memory_peak_mb, transaction
 from raw import CODECS, batch, content, wire
 
-pytestmark = pytest.mark.guarantee
-
 HEADERS: dict[str, tuple[tuple[bytes, bytes | None], ...]] = {
     "none": (),
     "usual": ((b"a", b"1"), (b"a", b"2")),

@@ -16,7 +16,7 @@ from embedded.pipeline import Pipeline
 from embedded.secure import MECHANISMS, Authority, Listener, add_users, authorizer, properties
 from embedded.service import Restarted, Service, wait_until
 
-pytestmark = [pytest.mark.guarantee, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 PASSWORD, OTHER_PASSWORD = "correct horse", "battery staple"
 SECRETS = [PASSWORD, OTHER_PASSWORD]

@@ -11,8 +11,6 @@ from embedded import Cluster, Line
 from embedded.pipeline import Pipeline
 from embedded.service import Service, wait_until
 
-pytestmark = pytest.mark.guarantee
-
 
 def delivered(generator: Service) -> int:
     """Return how many transactions the generator says it has delivered."""

@@ -21,8 +21,6 @@ from faults.trial import RECORDS_PER_SECOND, Audit, Trial
 from harness import shares, transaction
 from ring_oracle import in_any_order
 
-pytestmark = pytest.mark.guarantee
-
 HOUR = 3_600_000
 SOURCES, HOURS = 5, 2
 AMOUNTS = ["1000", "1000.0", "1e3", "1000.01", "999.99", "900"]
