@@ -203,7 +203,7 @@ def test_no_permission_to_create_a_topic(guarded: Cluster, missing: str) -> None
     [
         ("transaction.state.log.replication.factor", ["__transaction_state"]),
         ("offsets.topic.replication.factor", ["__consumer_offsets"]),
-        ("default.replication.factor", ["transactions does not exist", "Replication factor: 3", "brokers: 1"]),
+        ("default.replication.factor", ["transactions does not exist", "replication factor of 3", "1 broker"]),
     ],
 )
 def test_a_broker_set_up_for_three(line: Line, setting: str, words: list[str]) -> None:
