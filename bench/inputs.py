@@ -47,7 +47,7 @@ STREAMS: dict[str, tuple[str, Callable[[int, bytes], Record] | None]] = {
     "turn": ("the first and the third of these in turn", lambda n, v: _traced(n, v) if n % 2 else Record(v)),
     "large": (
         "ten members, a key and eight headers",
-        lambda n, v: _made(n, v, *_HEADERS, ("parent", (None, b"%d" % n)[n % 2]), more=_MORE),
+        lambda n, v: _made(n, v, *_HEADERS, ("parent", (b"", b"%d" % n)[n % 2]), more=_MORE),
     ),
     "odd": (
         "as the generator's, with 1 % malformed and 1 % that have an array",
