@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import CoordinatorNotAvailableError, KafkaError
 
 from demo.text import alert, dead_letter, parse, reference, visible
 from detector.rule import FRAUD_AMOUNT
@@ -276,7 +276,10 @@ class Observer:
     def lag_now(self) -> int:
         """Ask Kafka how many offsets the detector has yet to commit. Raises KafkaError if it is away."""
         # In this order, as the groups may commit meanwhile.
-        committed = self._ask().list_group_offsets([group.id for group in self.groups.values()])
+        try:
+            committed = self._ask().list_group_offsets([group.id for group in self.groups.values()])
+        except CoordinatorNotAvailableError:  # Kafka makes its topic for groups only when the first one comes
+            committed = {}
         ends = self._ask().list_partition_offsets(dict.fromkeys(self.existing, OffsetSpec.LATEST))
         written = sum(found.offset for place, found in ends.items() if place.topic == self.pipeline.transactions)
         if written != self.written:
