@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
-from kafka.errors import CoordinatorNotAvailableError, KafkaError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, KafkaError, NotCoordinatorError
 
 from demo.text import alert, dead_letter, parse, reference, visible
 from detector.rule import FRAUD_AMOUNT
@@ -44,6 +44,8 @@ BEHIND_RECORDS = 200_000
 Identity = tuple[int, bytes | int | None]
 """What a record of the input and the same record in an output have in common: partition and value. What cannot be read
 has its offset instead of a value."""
+NO_COORDINATOR_YET = (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError)
+"""Kafka makes its topic for groups only when the first one comes."""
 
 
 class Seen(NamedTuple):
@@ -278,7 +280,7 @@ class Observer:
         # In this order, as the groups may commit meanwhile.
         try:
             committed = self._ask().list_group_offsets([group.id for group in self.groups.values()])
-        except CoordinatorNotAvailableError:  # Kafka makes its topic for groups only when the first one comes
+        except NO_COORDINATOR_YET:
             committed = {}
         ends = self._ask().list_partition_offsets(dict.fromkeys(self.existing, OffsetSpec.LATEST))
         written = sum(found.offset for place, found in ends.items() if place.topic == self.pipeline.transactions)
