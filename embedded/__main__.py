@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from embedded import KAFKA_3, KAFKA_4, Cluster, JarError, PortTakenError, ServerError, jars
+from embedded import KAFKA_3, KAFKA_4, Cluster, JarError, Line, PortTakenError, ServerError, archive, jars
 from embedded.java import TOOLS, tool_command
 from embedded.secure import SecuredCluster
 
@@ -21,6 +21,8 @@ def main() -> int:
         line = KAFKA_3 if arguments.zookeeper else KAFKA_4
         if arguments.command == "prepare":
             print(f"{len(jars.prepare(line))} jars of Kafka {line.version} are ready in {jars.cache_folder()}")
+        elif arguments.command == "archive":
+            archive_classes(line)
         elif arguments.command == "lock":
             jars.lock(line)
         elif arguments.secure:
@@ -43,9 +45,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["run", "prepare", "lock"],
+        choices=["run", "prepare", "archive", "lock"],
         default="run",
-        help="run a cluster until Ctrl-C (default), or only download the jars, or resolve them anew and lock them",
+        help="run a cluster until Ctrl-C (default), or only download the jars, or make brokers start twice as fast "
+        "or resolve the jars anew and lock them",
     )
     parser.add_argument("--port", type=int, default=9092, help="port of the first broker (default: 9092)")
     parser.add_argument("--brokers", type=int, default=1, help="number of brokers (default: 1)")
@@ -59,6 +62,14 @@ def _parse() -> argparse.Namespace:
     if arguments.secure and arguments.brokers > 1:
         parser.error("--secure is for one broker")
     return arguments
+
+
+def archive_classes(line: Line) -> None:
+    """Make the archive of a line's classes where it is absent."""
+    class_path = jars.prepare(line)
+    if not archive.path_of(class_path).exists():
+        with Cluster(line=line) as cluster:
+            archive.make(cluster.brokers[0].pid, class_path)
 
 
 def _run(kafka: Cluster) -> None:

