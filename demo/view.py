@@ -47,9 +47,9 @@ def render(observer: Observer, title: str) -> RenderableType:
     ]
     return Group(
         topics,
+        *([Text(f"skipped: {observer.skipped:,}, the last in {observer.last_skipped}")] if observer.skipped else []),
         *([Panel(Group(*alerts), title="alerts")] if alerts else []),
         Columns([Panel(facts, title="now"), Panel(frauds, title="newest frauds")]),
-        *([Text(f"skipped: {observer.skipped:,}, the last in {observer.last_skipped}")] if observer.skipped else []),
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 import unicodedata
 import uuid
 from contextlib import closing
@@ -223,8 +224,10 @@ def test_hostile_values_are_shown_as_text(cluster: Cluster) -> None:
 
     def read_until(text: str) -> None:
         nonlocal output
+        deadline = time.monotonic() + 240
         while text.encode() not in output:
             assert process.poll() is None, output
+            assert time.monotonic() < deadline, output[-20_000:]
             output += read_terminal(ours)
 
     read_until("newest frauds")
