@@ -1,15 +1,19 @@
 """Set-ups that people have: quotas, other members of the group, names that lead to several addresses or clusters."""
 
+import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
@@ -163,6 +167,36 @@ def test_a_connection_that_leads_to_another_cluster(elsewhere: Elsewhere, strang
             (line,) = [line for line in service.log.splitlines() if " ERROR " in line]
             assert TWO in line
     assert there.read(there.transactions) == []
+
+
+@pytest.mark.parametrize("cluster", ["kraft", "three-brokers"])
+def test_each_volume_gets_a_cluster_id_of_its_own(cluster: str, tmp_path: Path) -> None:
+    """At the first start of a composition; all its brokers have the same, and keep what is in a volume."""
+
+    def start(folder: str, number: int) -> str:
+        data, shared = tmp_path / f"{folder}-{number}", tmp_path / folder
+        data.mkdir(exist_ok=True)
+        shared.mkdir(exist_ok=True)
+        places = {"/var/lib/kafka/data": str(data), "/etc/kafka/secrets": str(shared), "$$": "$"}
+        script = command[-1].replace("/etc/confluent/docker/run", "printenv CLUSTER_ID")
+        for place, instead in places.items():
+            script = script.replace(place, instead)
+        environ = {"PATH": os.environ["PATH"], "HOSTNAME": f"{number}"}
+        id = subprocess.run([*command[:-1], script], env=environ, capture_output=True, text=True, check=True).stdout
+        assert len(urlsafe_b64decode(f"{id.strip()}==")) == 16
+        (data / "meta.properties").write_text(f"version=1\ncluster.id={id.strip()}\n")
+        return id
+
+    services = yaml.safe_load((ROOT / f"compose/{cluster}.yml").read_text())["services"]
+    brokers = [service for service in services.values() if "command" in service]
+    (command,) = {tuple(broker["command"]) for broker in brokers}
+    assert not any("CLUSTER_ID" in broker["environment"] for broker in brokers)
+    ids = {start("one", number) for number in range(len(brokers))}
+    assert len(ids) == 1
+    assert {start("one", 0)} == ids
+    (tmp_path / "one" / "cluster-id").unlink(missing_ok=True)  # as before there was such a volume
+    assert {start("one", number) for number in range(len(brokers))} == ids
+    assert start("two", 0) not in ids
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
