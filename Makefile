@@ -179,4 +179,5 @@ COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-v
 .PHONY: lock
 lock: $(BIN)/ready ## Pin the newest allowed versions, with hashes, in the requirements files
 	for folder in $(LOCKED); do $(COMPILE) --output-file $$folder/requirements.txt $$folder/requirements.in || exit 1; done
+	$(COMPILE) --output-file service/requirements-msk.txt service/requirements-msk.in
 	$(COMPILE) --group dev --output-file requirements-dev.txt

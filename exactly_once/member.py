@@ -12,7 +12,8 @@ from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from exactly_once.job import Job
 from exactly_once.kafka_python import advertised_addresses
 from exactly_once.topics import INPUT_PERMISSIONS, OUTPUT_PERMISSIONS, NotYet, describe
-from service.refusal import refusal, unreachable
+from service.connecting import unreachable
+from service.refusal import refusal
 from service.settings import Cluster, Environment
 
 INTERNAL_TOPICS = {

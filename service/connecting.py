@@ -1,15 +1,16 @@
 """Connecting to Kafka: one loop for every class of client."""
 
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from service.log import log
-from service.refusal import cluster_ids, refusal
+from service.refusal import CONNECT_SECONDS, cluster_ids, refusal
 from service.settings import LOOPBACK, Cluster
 from service.stopping import Stopping
 
@@ -28,9 +29,14 @@ def connect(client: Callable[..., Any], cluster: Cluster, stopping: Stopping, **
             compare(cluster)
             return connected
         except (KafkaConnectionError, KafkaTimeoutError):
-            if reason := refusal(cluster.addresses, cluster.access):
+            if awaited := cluster.access.awaited:
+                log.warning("OAUTHBEARER: no token yet, trying again: %s", awaited)
+            elif reason := refusal(cluster.addresses, cluster.access):
                 raise KafkaError(reason) from None
-            log.warning("No Kafka at %s (KAFKA_BROKER_URL) yet, trying again%s", cluster.broker_url, remark(cluster))
+            else:
+                log.warning(
+                    "No Kafka at %s (KAFKA_BROKER_URL) yet, trying again%s", cluster.broker_url, remark(cluster)
+                )
             stopping.rearm()  # that may last
     sys.exit(0)
 
@@ -49,4 +55,16 @@ def remark(cluster: Cluster) -> str:
     for address in cluster.addresses if is_container else ():
         if LOOPBACK.fullmatch(address):
             return f": {address} is this container itself, the broker's container has another name, such as broker:9092"
+    return ""
+
+
+def unreachable(addresses: Iterable[str]) -> str:
+    """Return what is wrong with the first address at which nobody can be reached; "" if there is none."""
+    for address in addresses:
+        try:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except OSError as error:
+            remedy = "check advertised.listeners of the broker"
+            return f"Kafka sends its clients to {address}, which cannot be reached ({error}): {remedy}"
     return ""

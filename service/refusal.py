@@ -6,7 +6,7 @@ The client itself learns the former too late, does not say so, and retries for e
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +16,9 @@ from kafka.net.transport import KafkaSSLTransport
 from kafka.protocol.metadata import MetadataRequest
 from kafka.protocol.parser import KafkaProtocol
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
+
+from service.access import Access
+from service.endpoint import OAUTH, URL, TokenError
 
 PROBE_SECONDS, ADDRESS_SECONDS = 9, 3
 """How long all addresses together may take, and each of them: who is there may answer a byte at a time."""
@@ -28,6 +31,20 @@ CERTIFICATE_REMEDIES = {
     **dict.fromkeys((62, 64), "is it the name in KAFKA_BROKER_URL, or in advertised.listeners?"),
 }
 """By OpenSSL's code for what is wrong with a certificate: it has expired, or is another host's or address's."""
+
+USER_REFUSED = "the user or the password", "KAFKA_SASL_PLAIN_USERNAME or KAFKA_SASL_PLAIN_PASSWORD is wrong"
+REFUSED = {
+    "OAUTHBEARER": (
+        "the token of OAUTHBEARER",
+        f"the one of {URL} has ended, or is another issuer's, or for another audience; see {OAUTH}SCOPE, and what the"
+        " broker expects",
+    ),
+    "AWS_MSK_IAM": (
+        "the credentials of AWS_MSK_IAM",
+        "are AWS_ACCESS_KEY_ID and AWS_DEFAULT_REGION right, and does the role's policy allow kafka-cluster:Connect?",
+    ),
+}
+"""What a broker refuses, by mechanism, and what to look at. It does not tell which it is."""
 
 
 class Refused(Exception):
@@ -50,7 +67,7 @@ class Place(NamedTuple):
         return self.address.rpartition(":")[0].strip("[]")
 
 
-def refusal(addresses: Iterable[str], access: Mapping[str, Any]) -> str:
+def refusal(addresses: Iterable[str], access: Access) -> str:
     """Return the reason of the first broker that turns the client away; "" if none does, or none is there."""
     for place in _places(addresses):
         try:
@@ -63,7 +80,7 @@ def refusal(addresses: Iterable[str], access: Mapping[str, Any]) -> str:
     return ""
 
 
-def cluster_ids(addresses: Iterable[str], access: Mapping[str, Any]) -> list[tuple[str, str]]:
+def cluster_ids(addresses: Iterable[str], access: Access) -> list[tuple[str, str]]:
     """Return the id of each cluster that answers, and where; nothing if there is only one place to ask."""
     places, ids = list(_places(addresses)), []
     for place in places if len(places) > 1 else []:
@@ -72,18 +89,6 @@ def cluster_ids(addresses: Iterable[str], access: Mapping[str, Any]) -> list[tup
             answer = probe.ask(MetadataRequest(topics=[], allow_auto_topic_creation=False, version=4))
             ids.append((answer.cluster_id or "", f"{place.address} ({place.found[-1][0]})"))
     return ids
-
-
-def unreachable(addresses: Iterable[str]) -> str:
-    """Return what is wrong with the first address at which nobody can be reached; "" if there is none."""
-    for address in addresses:
-        try:
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except OSError as error:
-            remedy = "check advertised.listeners of the broker"
-            return f"Kafka sends its clients to {address}, which cannot be reached ({error}): {remedy}"
-    return ""
 
 
 def _places(addresses: Iterable[str]) -> Iterator[Place]:
@@ -120,7 +125,7 @@ class Probe:
             raise TimeoutError
         return left
 
-    def introduce(self, access: Mapping[str, Any]) -> None:
+    def introduce(self, access: Access) -> None:
         """Encrypt and authenticate, as the client does. Raises Refused."""
         if not access["security_protocol"].endswith("SSL"):
             return self._authenticate(access)
@@ -143,7 +148,7 @@ class Probe:
                 raise Refused(f"asks for a client certificate ({error.reason}): {remedy}") from None
             raise Refused(f"does not agree on TLS ({error.reason}): is KAFKA_SECURITY_PROTOCOL right?") from None
 
-    def _authenticate(self, access: Mapping[str, Any]) -> None:
+    def _authenticate(self, access: Access) -> None:
         protocol, name = access["security_protocol"], access.get("sasl_mechanism")
         answer = self.ask(SaslHandshakeRequest(mechanism=name or "PLAIN", version=1))
         if not name:
@@ -157,12 +162,15 @@ class Probe:
             enabled = " or ".join(answer.mechanisms)
             raise Refused(f"does not take the KAFKA_SASL_MECHANISM {name}: give it {enabled}")
         mechanism = get_sasl_mechanism(name)(host=self.place.host, **access)
-        while not mechanism.is_done():
-            answer = self.ask(SaslAuthenticateRequest(mechanism.auth_bytes(), version=1))
-            if answer.error_code:
-                variables = "KAFKA_SASL_PLAIN_USERNAME or KAFKA_SASL_PLAIN_PASSWORD is wrong"
-                raise Refused(f"refuses the user or the password ({answer.error_message}): {variables}")
-            mechanism.receive(answer.auth_bytes)
+        try:
+            while not mechanism.is_done():
+                answer = self.ask(SaslAuthenticateRequest(mechanism.auth_bytes(), version=1))
+                if answer.error_code:
+                    what, remedy = REFUSED.get(name, USER_REFUSED)
+                    raise Refused(f"refuses {what} ({access.printable(f'{answer.error_message}')}): {remedy}")
+                mechanism.receive(answer.auth_bytes)
+        except TokenError as error:
+            raise Refused(f"gets no token for {name}: {error}") from None
 
     def ask(self, request: Any) -> Any:
         """Send a request, and return the answer."""

@@ -25,7 +25,7 @@ from embedded.records import Record
 from embedded.service import SETTINGS, Service, wait_until
 from harness import transaction, wait_for_error, wait_until_at_work
 from service import connecting, refusal
-from service.access import OURS
+from service.access import OURS, Access
 from service.settings import ConfigurationError, Environment
 
 QUOTA = 20_000  # bytes a second
@@ -216,7 +216,7 @@ def test_an_answer_that_comes_a_byte_at_a_time(monkeypatch: pytest.MonkeyPatch, 
     with socket.create_server((HOST, 0)) as listener:
         threading.Thread(target=drip, daemon=True).start()
         address, begin = f"{HOST}:{listener.getsockname()[1]}", time.monotonic()
-        access = {"security_protocol": protocol}
+        access = Access(security_protocol=protocol)
         assert refusal.refusal([address] * 3, access) == ""
         assert time.monotonic() - begin < 60
         has_ended.set()
