@@ -5,10 +5,9 @@ from contextlib import suppress
 from threading import Thread
 from typing import Any
 
+from kafka.errors import KafkaConnectionError
 from kafka.net.sasl import register_sasl_mechanism
 from kafka.net.sasl.msk import AwsMskIamClient, SaslMechanismAwsMskIam
-
-from service.endpoint import TokenError
 
 NAME = "AWS_MSK_IAM"
 LOOK_SECONDS = 60
@@ -28,7 +27,7 @@ class Mechanism(SaslMechanismAwsMskIam):
         try:
             found = self.credentials.get_frozen_credentials()
         except Exception as error:  # botocore's errors have no class in common
-            raise TokenError(f"botocore gets no credentials ({type(error).__name__})", is_away=True) from None
+            raise KafkaConnectionError(f"botocore gets no credentials ({type(error).__name__})") from None
         return AwsMskIamClient(self.host, found.access_key, found.secret_key, self.region, found.token)
 
 

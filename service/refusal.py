@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
-from kafka.errors import IllegalSaslStateError, UnsupportedSaslMechanismError
+from kafka.errors import IllegalSaslStateError, KafkaConnectionError, UnsupportedSaslMechanismError
 from kafka.net.sasl import get_sasl_mechanism
 from kafka.net.transport import KafkaSSLTransport
 from kafka.protocol.metadata import MetadataRequest
@@ -18,7 +18,7 @@ from kafka.protocol.parser import KafkaProtocol
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from service.access import Access
-from service.endpoint import OAUTH, URL, TokenError
+from service.endpoint import OAUTH, URL
 
 PROBE_SECONDS, ADDRESS_SECONDS = 9, 3
 """How long all addresses together may take, and each of them: who is there may answer a byte at a time."""
@@ -169,8 +169,8 @@ class Probe:
                     what, remedy = REFUSED.get(name, USER_REFUSED)
                     raise Refused(f"refuses {what} ({access.printable(f'{answer.error_message}')}): {remedy}")
                 mechanism.receive(answer.auth_bytes)
-        except TokenError as error:
-            raise Refused(f"gets no token for {name}: {error}") from None
+        except KafkaConnectionError as error:  # ours, in place of a token
+            raise Refused(f"gets no token for {name}: {error.args[0]}") from None
 
     def ask(self, request: Any) -> Any:
         """Send a request, and return the answer."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock, Thread
 
+from kafka.errors import KafkaConnectionError
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from service.endpoint import MOST_BYTES, TOKEN, URL, Token, TokenError, end_of
@@ -31,7 +32,10 @@ class Tokens(AbstractTokenProvider):
         self._lock, self._is_running = Lock(), False
 
     def token(self) -> str:
-        """Return what there is, without waiting. Raises TokenError. The first call begins to fetch."""
+        """Return what there is, without waiting. The first call begins to fetch.
+
+        Raises KafkaConnectionError where there is nothing: it is as if the broker were away for that long.
+        """
         with self._lock:
             if not self._is_running:
                 self._is_running = True
@@ -40,8 +44,8 @@ class Tokens(AbstractTokenProvider):
             if (ago := time.monotonic() - current.ends_at) < 0:  # after its end, it would let nobody in for long
                 return current.text
             since = "" if self._problem is AWAITED else f", and since then: {self._problem}"
-            raise TokenError(f"the last one of {URL} ended {ago:.0f} seconds ago{since}")
-        raise TokenError(str(self._problem), self._problem.is_away)
+            raise KafkaConnectionError(f"the last one of {URL} ended {ago:.0f} seconds ago{since}")
+        raise KafkaConnectionError(str(self._problem))
 
     def extensions(self) -> dict[str, str]:
         """Return what some brokers want to know beside the token."""
