@@ -18,6 +18,8 @@ ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose
 BROKER_ANSWERS = docker exec $$id bash -c "$$(docker inspect -f '{{index .Config.Healthcheck.Test 3}}' $$id)" >/dev/null 2>&1
 # Whether the broker that is here, running or not, is another cluster's.
 IS_OTHER = id=$$($(KAFKA) ps -aq broker) && [ -n "$$id" ] && ! docker inspect -f '{{index .Config.Labels "com.docker.compose.project.config_files"}}' $$id | grep -q '$(CLUSTER)'
+# The containers of others that have a broker's name on the network: half of all connections would go there.
+STRANGERS = for id in $$(docker ps -q --no-trunc --filter network=kafka-network); do $(KAFKA) ps -q | grep -q $$id || docker inspect -f '{{.Name}} {{range (index .NetworkSettings.Networks "kafka-network").Aliases}}{{.}} {{end}}' $$id | grep -E '[ /](broker|broker-2|broker-3) ' | cut -d ' ' -f 1 | cut -c 2-; done
 TOPIC ?= queueing.transactions
 # Shows what a terminal would obey, such as escape sequences, as a replacement character each; UTF-8 stays legible.
 VISIBLE = LC_ALL=C sed -u -e 's/[\x00-\x08\x0b-\x1f\x7f]/�/g' -e 's/\xc2[\x80-\x9f]/�/g'
@@ -52,11 +54,12 @@ network: engine ## Create the network that both compositions share
 
 .PHONY: network-rm
 network-rm: engine ## Remove that network
-	@! docker network inspect kafka-network >/dev/null 2>&1 || docker network rm kafka-network
+	@others=$$(docker ps -a --filter network=kafka-network --format '{{.Names}}' | tr '\n' ' '); [ -z "$$others" ] || echo "The network stays, as others use it: $$others"; [ -n "$$others" ] || ! docker network inspect kafka-network >/dev/null 2>&1 || docker network rm kafka-network
 
 .PHONY: kafka
 kafka: network $(if $(SECURE),certs) ## Start the cluster, and wait until it answers
 	@! { $(IS_OTHER); } || { echo "The broker of another cluster is here: 'make down' first. $(CLUSTER) is a cluster of its own; the other one's records stay in its volumes."; exit 1; }
+	@others=$$($(STRANGERS)); [ -z "$$others" ] || { echo "Another project has a broker on kafka-network: $$others. The services would find both by that name: end that one first, such as by 'docker stop $$others', or by 'make down' in its folder."; exit 1; }
 	$(KAFKA) up -d
 	@echo "Waiting for the broker ..."; for id in $$($(KAFKA) ps -q $(BROKERS)); do for i in $$(seq 300); do $(BROKER_ANSWERS) && continue 2; sleep 1; done; echo "The broker does not answer after five minutes: see '$(KAFKA) logs'."; exit 1; done
 ifdef SECURE
@@ -176,4 +179,5 @@ COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-v
 .PHONY: lock
 lock: $(BIN)/ready ## Pin the newest allowed versions, with hashes, in the requirements files
 	for folder in $(LOCKED); do $(COMPILE) --output-file $$folder/requirements.txt $$folder/requirements.in || exit 1; done
+	$(COMPILE) --output-file service/requirements-msk.txt service/requirements-msk.in
 	$(COMPILE) --group dev --output-file requirements-dev.txt

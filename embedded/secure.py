@@ -20,6 +20,7 @@ from embedded.jars import KAFKA_4, Line
 
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LOGIN, SCRAM = "org.apache.kafka.common.security", "scram.ScramLoginModule required"
+TOKENS = "oauthbearer.OAuthBearerLoginModule required"
 
 
 class Authority:
@@ -83,7 +84,11 @@ def properties(own_port: int, clients: Mapping[str, Listener], users: Mapping[st
         if listener.protocol.startswith("SASL"):
             result[f"{prefix}sasl.enabled.mechanisms"] = ",".join(listener.mechanisms)
         for mechanism in listener.mechanisms if listener.protocol.startswith("SASL") else ():
-            module = f"plain.PlainLoginModule required {passwords}" if mechanism == "PLAIN" else SCRAM
+            modules = {"PLAIN": f"plain.PlainLoginModule required {passwords}", "OAUTHBEARER": TOKENS}
+            module = modules.get(mechanism, SCRAM)
+            if mechanism == "OAUTHBEARER":
+                handler = f"{LOGIN}.oauthbearer.OAuthBearerValidatorCallbackHandler"
+                result[f"{prefix}oauthbearer.sasl.server.callback.handler.class"] = handler
             result[f"{prefix}{mechanism.lower()}.sasl.jaas.config"] = f"{LOGIN}.{module};"
     return result
 

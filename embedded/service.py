@@ -1,6 +1,7 @@
 """A service of the pipeline as a process: started as in production, waited for, and stopped."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,12 @@ ROOT = Path(__file__).parent.parent
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.1, 2.0
 """Before a service is started again: as in Docker, the pause doubles unless the service has run for ten seconds."""
 
+SETTINGS = re.compile(
+    "(ALERTS?|AWS|KAFKA|SMURFING|TRANSACTIONS|WEB)_.*|.*_TOPIC|CONSUMER_GROUP|HEARTBEAT_FILE|METRICS_PORT|TRANSACTIONAL_ID"
+    "|WRITE|FROM|TO|PARTITION|SINCE|UNTIL|REASON|ATTEMPTS"
+)
+"""Variables that our programs read."""
+
 
 class ServiceError(Exception):
     """A service has ended that should not have; the message ends with the last lines of its log."""
@@ -26,13 +33,13 @@ class Service:
     """A service as a process; killed at the end of the `with` block."""
 
     def __init__(self, name: str, environ: Mapping[str, str], command: Sequence[str] = (), folder: Path = ROOT) -> None:
-        """Start it, with these variables added to the environment: the one of this name, or a command in a folder."""
+        """Start the one of this name, or a command in a folder. Its settings are these, and no others."""
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the service)
         self.process = subprocess.Popen(
             command or service_command(name),
             cwd=folder,
-            env={**os.environ, **environ},
+            env=surroundings() | dict(environ),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # keeps the terminal's Ctrl-C away: whoever has started it also stops it
@@ -81,6 +88,11 @@ class Service:
         """Send it a signal, and return the exit code. Raises TimeoutError."""
         self.process.send_signal(number)
         return self.wait(seconds)
+
+
+def surroundings() -> dict[str, str]:
+    """Return the environment without what a developer's shell may have set for another Kafka, or for Compose."""
+    return {name: value for name, value in os.environ.items() if not SETTINGS.fullmatch(name)}
 
 
 def service_command(name: str) -> list[str]:

@@ -13,20 +13,16 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import (
     ConcurrentTransactionsError,
-    DuplicateSequenceNumberError,
-    InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
-    MessageSizeTooLargeError,
     NodeNotReadyError,
-    OperationNotAttemptedError,
-    RecordListTooLargeError,
     RetriableError,
     for_code,
 )
 from kafka.protocol.metadata import FindCoordinatorRequest
-from kafka.protocol.producer import AddPartitionsToTxnResponse, ProduceRequest, TxnOffsetCommitResponse
+from kafka.protocol.producer import ProduceRequest
 
+from exactly_once.answers import error_codes, error_of, refusal
 from exactly_once.job import Outgoing
 from exactly_once.kafka_python import network
 
@@ -37,13 +33,6 @@ RETRY_SECONDS, MARKER_SECONDS = 0.05, 0.002
 """The pause before a request is sent again; the latter while Kafka still ends the previous transaction."""
 LEAST_SECONDS = 0.5
 """Nothing is sent again for less time: that it took too long would hide what was wrong before."""
-
-REFUSED_BY: dict[type[KafkaError], str] = {
-    InvalidTimestampError: "message.timestamp.before.max.ms and message.timestamp.after.max.ms",
-    MessageSizeTooLargeError: "max.message.bytes",
-    RecordListTooLargeError: "segment.bytes",
-}
-"""The setting of a topic by which its broker refuses a record with this error."""
 
 Coordinator = tuple[int, str]
 """A CoordinatorType, and the transactional id or the group that is coordinated."""
@@ -57,7 +46,14 @@ class Brokers:
         """Take a client of one's own, and the topics that are to be written."""
         self.client, self.sleep = network(client)
         self.coordinators: dict[Coordinator, Any] = {}
+        self.ready_at: dict[Any, float] = {}
+        """When each broker takes requests again, if it has told us to wait."""
         self.client.cluster.set_topics(topics)  # whose leaders it finds out, and those alone
+
+    @property
+    def throttled_seconds(self) -> float:
+        """How long there is to wait for all brokers to take requests again."""
+        return max(0.0, max(self.ready_at.values(), default=0.0) - time.monotonic())
 
     def run(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
         """Do the work, in so many seconds. Raises KafkaError."""
@@ -141,8 +137,18 @@ class Brokers:
     async def _send(self, request: Any, broker: Any) -> Any:
         if self.client.cluster.broker_metadata(broker) is None:
             raise NodeNotReadyError(f"{broker}")
+        if (wait := self.ready_at.get(broker, 0.0) - time.monotonic()) > 0:
+            await self._pause(
+                wait,
+                KafkaError(
+                    f"a quota of this user (such as producer_byte_rate) allows {request.name} in {wait:.0f} s: raise it"
+                ),
+            )
         # The client closes the connection of a request that it gives up: only after we have given up.
-        return await self.client.wait_for(self.client.send(request, broker, self._left_ms() + 1000), self._left_ms())
+        answer = await self.client.wait_for(self.client.send(request, broker, self._left_ms() + 1000), self._left_ms())
+        if throttled_ms := getattr(answer, "throttle_time_ms", 0):
+            self.ready_at[broker] = time.monotonic() + throttled_ms / 1000
+        return answer
 
     async def _pause(self, seconds: float, final: KafkaError) -> None:
         if time.monotonic() + seconds + LEAST_SECONDS > self.until:
@@ -159,39 +165,3 @@ def by_topic(items: Iterable[tuple[TopicPartition, T]]) -> Iterable[tuple[str, l
     for partition, item in items:
         found[partition.topic].append(item)
     return found.items()
-
-
-def error_codes(answer: Any) -> set[int]:
-    """Return what a coordinator finds wrong, with the request or with one of its partitions."""
-    codes = {answer.error_code} if hasattr(answer, "error_code") else set()
-    if isinstance(answer, AddPartitionsToTxnResponse):
-        codes = {p.partition_error_code for t in answer.results_by_topic_v3_and_below for p in t.results_by_partition}
-    elif isinstance(answer, TxnOffsetCommitResponse):
-        codes = {p.error_code for t in answer.topics for p in t.partitions}
-    return codes - {0, OperationNotAttemptedError.errno}  # the latter because of another partition
-
-
-def error_of(answer: Any, sent: Outgoing) -> KafkaError | None:
-    """Return why a batch has to be sent again, if so. Raises KafkaError, which names the record, if it is refused."""
-    if answer is None:
-        return KafkaTimeoutError("no answer")
-    kind = for_code(answer.error_code)
-    if not answer.error_code or kind is DuplicateSequenceNumberError:
-        return None
-    # Kafka names the records that it does not take; all others have failed because of them.
-    reasons = {found.batch_index: found.batch_index_error_message for found in answer.record_errors}
-    index = min(reasons.keys() & range(len(sent.batch.offsets)), default=0)
-    error: KafkaError = kind(*filter(None, [reasons.get(index) or answer.error_message]))
-    if not error.retriable:
-        raise refusal(sent, error, index)
-    return error
-
-
-def refusal(sent: Outgoing, error: KafkaError, index: int = 0) -> KafkaError:
-    """Return an error that says which record of a batch is not taken, and why."""
-    (topic, partition), batch, source = sent
-    setting = REFUSED_BY.get(type(error), "")
-    return KafkaError(
-        f"{topic}[{partition}] does not take the record at offset {batch.offsets[index]} of"
-        f" {source.topic}[{source.partition}]: {error!r}{setting and f', see {setting} of {topic}'}"
-    )

@@ -26,6 +26,8 @@ whose cost is its five requests, not its records."""
 PORTION_BYTES, PORTION_RECORDS = FETCH_BYTES, 30_000
 """A portion ends with the chunk that reaches one of these, counted as decompressed. This bounds the
 memory and time of a transaction for any input."""
+LEAST_PORTION_BYTES = 64 * 1024
+"""How small portions become where a quota makes us wait after each; a chunk is never divided."""
 
 REJOIN_SECONDS = 15
 """A rebalance that takes longer ends the process. A rebalance waits for members in a transaction, or presumed dead."""
@@ -53,6 +55,7 @@ class Consumer:
         self.places = Places(self.client, group, self.replayed, on_assignment)
         self.unread: Iterator[tuple[TopicPartition, Chunk]] | None = None  # the rest of a fetch
         self.generation: tuple[int, str] | None = None  # None during a rebalance
+        self.portion_bytes = PORTION_BYTES
         self.polled_at = self.looked_at = self.unstable_seconds = 0.0
         topics = [input.topic for input in inputs]
         self.client.subscribe(topics)
@@ -105,6 +108,11 @@ class Consumer:
         except errors.LogTruncationError as error:
             self.places.reposition(error.divergent_offsets)
             batches = {p: found for p, found in batches.items() if p not in error.divergent_offsets}
+        except errors.InconsistentGroupProtocolError:
+            raise KafkaError(
+                f"the group {self.group} has another kind of member, with an assignor that this service does not have:"
+                " give this service a CONSUMER_GROUP of its own, or end the other"
+            ) from None
         size = sum(len(record.value.data) for records in batches.values() for record in records)
         self.polled_at = 0 if size > FETCH_BYTES // 2 else time.monotonic()  # 0 in a backlog, which needs no pace
         return batches
@@ -129,7 +137,7 @@ class Consumer:
         for partition, chunk in self.unread or ():
             chunks.setdefault(partition, []).append(chunk)
             size, count = size + len(chunk.records), count + chunk.record_count
-            if size >= PORTION_BYTES or count >= PORTION_RECORDS:
+            if size >= self.portion_bytes or count >= PORTION_RECORDS:
                 return chunks
         self.unread = None
         return chunks

@@ -2,8 +2,8 @@
 
 The client's interface decodes and encodes each record, which takes ten times as long as all other work.
 Below it whole batches are moved. The private names used for this are marked "private", and occur in this file,
-in whole_batches.py, and one in service/connecting.py; tests/test_kafka_python.py has a test for each. Because of them,
-the client's version is pinned.
+in whole_batches.py, in service/upstream.py, and one in service/refusal.py; tests/test_kafka_python.py has a test for
+each. Because of them, the client's version is pinned.
 """
 
 import time

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 
-from exactly_once.consumer import PORTION_BYTES, Consumer
+from exactly_once.consumer import LEAST_PORTION_BYTES, PORTION_BYTES, Consumer
 from exactly_once.job import Job, Out, Portion
 from exactly_once.kafka_python import connect
 from exactly_once.member import Member, explain
@@ -27,6 +27,8 @@ from service.stopping import Stopping
 TURN_SECONDS = 60
 """How long a turn of the loop may take, or the start: a rebalance asks for offsets, and for topics on all brokers."""
 CLOSE_SECONDS = 3
+WAIT_SECONDS = 0.2
+"""How long it sleeps at a time while a quota makes it wait: a signal ends that, and the group goes on."""
 
 LEAST_OVERLAP_BYTES, MOST_OVERLAP_BYTES = PORTION_BYTES // 2, 4 * PORTION_BYTES
 """What is processed while the previous portion is committed: less is no backlog, and two portions of more take
@@ -48,6 +50,7 @@ class Loop:
         topics = [output.topic for output in job.outputs]
         self.producer = Producer(member.cluster, stopping, member.transactional_id, member.group, topics)
         self.consumer = Consumer(member.cluster, stopping, member.group, job.inputs, self.on_assignment)
+        self.consumer.portion_bytes = LEAST_PORTION_BYTES
         self.progress = Progress(self.consumer, member.cluster, job.inputs[0].topic)
         self.counts: Counter[str] = Counter()
         self.reported_at, self.reported = time.monotonic(), 0
@@ -77,6 +80,10 @@ class Loop:
         processed: Out | None = None  # not committed yet
         while not self.stopping.is_set and not self.job.is_done(self.consumer.places.committed):
             self.stopping.rearm(TURN_SECONDS)
+            if self.producer.throttled_seconds:
+                processed = self.wait(processed)
+                self.report()
+                continue
             portion = self.consumer.read(wait=not processed)
             if processed and processed.group != portion.group:
                 processed = None  # a rebalance: its records are read again, by whoever owns them by now
@@ -92,6 +99,15 @@ class Loop:
                     self.consumer.generation = None  # makes it read again from what is committed
                 processed = None
             self.report()
+
+    def wait(self, processed: Out | None) -> Out | None:
+        """Stay in the group for a moment, without reading on; return what is to be committed then."""
+        time.sleep(min(self.producer.throttled_seconds, WAIT_SECONDS))
+        client: Any = self.consumer.client
+        client.pause(*client.assignment())
+        portion = self.consumer.read(wait=False, is_full=True)
+        client.resume(*client.assignment())
+        return processed if processed and processed.group == portion.group else self.process(portion)
 
     def process(self, portion: Portion) -> Out | None:
         """Return what follows from a portion, if anything."""
@@ -117,6 +133,10 @@ class Loop:
         self.producer.commit(out)
         self.consumer.places.note(out.offsets)
         self.counts += out.counts
+        # A quota makes us wait in proportion to what we write, so each start begins with little.
+        size = self.consumer.portion_bytes
+        size = size // 2 if self.producer.throttled_seconds > 1 else size * 2
+        self.consumer.portion_bytes = min(max(size, LEAST_PORTION_BYTES), PORTION_BYTES)
         if self.metrics:
             self.metrics.observe(out, time.monotonic() - start)
 
@@ -125,7 +145,7 @@ class Loop:
         elapsed, total = time.monotonic() - self.reported_at, self.counts.total()
         if elapsed < REPORT_SECONDS and not is_last:
             return
-        is_well = not is_last and self.progress.check()
+        is_well = not is_last and (self.progress.check() or self.producer.throttled_seconds > 0)
         counts = " ".join(f"{name}={self.counts[name]}" for name in self.job.counted)
         log.info("rate=%.0f/s %s lag=%s", (total - self.reported) / elapsed, counts, self.progress.lag)
         self.reported_at, self.reported = time.monotonic(), total

@@ -12,7 +12,8 @@ from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from exactly_once.job import Job
 from exactly_once.kafka_python import advertised_addresses
 from exactly_once.topics import INPUT_PERMISSIONS, OUTPUT_PERMISSIONS, NotYet, describe
-from service.connecting import refusal, unreachable
+from service.connecting import unreachable
+from service.refusal import refusal
 from service.settings import Cluster, Environment
 
 INTERNAL_TOPICS = {
@@ -80,9 +81,8 @@ def explain(error: Exception, member: Member, job: Job) -> str:
 
 def _diagnose(member: Member, job: Job) -> str:
     cluster, access = member.cluster, member.cluster.access
-    timeouts = {"bootstrap_timeout_ms": 3000, "request_timeout_ms": 3000}
     try:
-        admin = KafkaAdminClient(bootstrap_servers=cluster.addresses, **timeouts, **access)
+        admin = KafkaAdminClient(**cluster.config, bootstrap_timeout_ms=3000, request_timeout_ms=3000)
     except KafkaError:
         does_not_answer = f"Kafka at {cluster.broker_url} (KAFKA_BROKER_URL) does not answer"
         return refusal(cluster.addresses, access) or does_not_answer

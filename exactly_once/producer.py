@@ -66,6 +66,11 @@ class Producer:
         self.brokers.run(self._start(), START_SECONDS)
         self.brokers.run(self._abort_again(open_partitions(client, topics)), START_SECONDS)
 
+    @property
+    def throttled_seconds(self) -> float:
+        """How long Kafka wants us to wait before the next transaction, because of a quota."""
+        return self.brokers.throttled_seconds
+
     def commit(self, out: Out) -> None:
         """Write and commit. Raises KafkaError.
 

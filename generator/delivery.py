@@ -7,8 +7,9 @@ from kafka import KafkaProducer
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, TopicAuthorizationFailedError
 from kafka.future import Future
 
-from service.connecting import refusal, unreachable
+from service.connecting import unreachable
 from service.log import REPORT_SECONDS, log, touch
+from service.refusal import refusal
 from service.settings import Cluster
 
 

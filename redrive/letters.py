@@ -52,8 +52,7 @@ class Letters:
     def reader(self, group: str | None = None) -> KafkaConsumer:
         """Return a reader of committed records, which is no member of the group. Raises KafkaError."""
         consumer = KafkaConsumer(
-            bootstrap_servers=self.cluster.addresses,
-            **self.cluster.access,
+            **self.cluster.config,
             group_id=group,
             auto_offset_reset="earliest",
             isolation_level="read_committed",

@@ -6,6 +6,12 @@ from pathlib import Path
 REPORT_SECONDS = 5
 """The time between two lines of counters, and between two heartbeats."""
 
+QUOTA_SECONDS = 300
+"""How long no answer has been held back by a quota when the next one that is makes a line again."""
+THROTTLED = "%s: %s throttled by broker (%d ms)"
+"""The client's line."""
+QUOTAS = {"ProduceResponse": "producer_byte_rate", "FetchResponse": "consumer_byte_rate"}
+
 log = logging.getLogger("service")
 
 
@@ -24,11 +30,34 @@ class OnceInAWhile(logging.Filter):
         return True
 
 
+class Throttled(logging.Filter):
+    """Lets the client's warnings of a quota pass, in our words, and each once per QUOTA_SECONDS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record goes to the log."""
+        if record.msg != THROTTLED or not isinstance(record.args, tuple):
+            return False
+        _, response, milliseconds = record.args
+        quota = QUOTAS.get(str(response), "request_percentage")
+        is_news = record.created - self.passed.get(quota, 0) > QUOTA_SECONDS
+        self.passed[quota] = record.created
+        record.msg = "Kafka holds this user or client back by the quota %s, now for %d ms: raise it, or expect a lag"
+        record.args = (quota, milliseconds)
+        return is_news
+
+
 def set_up_logging() -> None:
-    """Log our lines and, of the client's, only why Kafka rejects a batch, which it repeats on every attempt."""
+    """Log our lines and, of the client's, only what a quota holds back, and why Kafka rejects a batch."""
     logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
     logging.captureWarnings(True)
     log.setLevel(logging.INFO)  # not the client's, which has a dozen lines for each attempt to connect
+    connection = logging.getLogger("kafka.net.connection")
+    connection.setLevel(logging.WARNING)
+    connection.addFilter(Throttled())
     sender = logging.getLogger("kafka.producer.sender")
     sender.setLevel(logging.WARNING)
     sender.addFilter(OnceInAWhile())

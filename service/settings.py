@@ -3,15 +3,19 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from service.access import Access, access_from_env, read_secret
 from service.access import ConfigurationError as ConfigurationError
+from service.identity import Identity
+from service.upstream import IDENTITY
 
 TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
 PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
 ADDRESS = rf"([^\s,:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
-BROKERS = "KAFKA_BROKER_URL"
+LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\]):[0-9]+")
+BROKERS, LIKE_BROKERS = "KAFKA_BROKER_URL", "(KAFKA_)?(BOOTSTRAP_SERVERS?|BROKERS?(_LIST|_URLS)?)"
 NUMBER = r"(?=.*[1-9])([0-9]+\.?[0-9]*|\.[0-9]+)"  # above 0
 
 
@@ -23,6 +27,13 @@ class Cluster:
     """host:port, or several separated by commas; an IPv6 address is in brackets."""
     access: Access
     """Further settings of every Kafka client, to authenticate and encrypt."""
+    identity: Identity = field(default_factory=Identity, repr=False, compare=False)
+    """Which cluster it is, once that is known."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of every client of a service."""
+        return {"bootstrap_servers": self.addresses, IDENTITY: self.identity, **self.access}
 
     @property
     def addresses(self) -> list[str]:
@@ -58,12 +69,17 @@ class Environment:
 
     def cluster(self) -> Cluster:
         """Return where Kafka is."""
-        remedy, brokers = "host:port with a port from 1 to 65535, such as broker:9092", self.environ.get(BROKERS, "")
-        for number, address in enumerate(brokers.split(","), 1):
-            if brokers and not re.fullmatch(ADDRESS, address):  # it may hold credentials
+        remedy = "host:port with a port from 1 to 65535, such as broker:9092"
+        if not (brokers := self.environ.get(BROKERS)):
+            others = [name for name in self.environ if re.fullmatch(LIKE_BROKERS, name)]
+            instead = f" ({others[0]} is of no use here)" if others else ""
+            raise ConfigurationError(f"{BROKERS} is not set{instead}: give it {remedy}")
+        addresses = [address.strip(" ") for address in brokers.split(",")]
+        for number, address in enumerate(addresses, 1):
+            if not re.fullmatch(ADDRESS, address):  # it may hold credentials
                 what = f"{BROKERS}: address {number}, {len(address)} characters, is none"
                 raise ConfigurationError(f"{what}: give it {remedy}, and no user or password")
-        return Cluster(self.text(BROKERS, ".+", remedy), access_from_env(self.environ))
+        return Cluster(",".join(addresses), access_from_env(self.environ))
 
     def heartbeat_file(self) -> str:
         """Return the file that is touched every few seconds for the container's health check; "" for none."""

@@ -1,7 +1,6 @@
 """The alerter with a real broker, a real web server and a real mail server: each is told everything, at least once."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -28,7 +27,7 @@ from embedded import records as kafka_records
 from embedded.cluster import free_ports
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
-from embedded.service import Service, service_command, wait_until
+from embedded.service import Service, service_command, surroundings, wait_until
 from harness import NoName, memory_peak_mb, scrape
 from raw import wire
 
@@ -601,7 +600,7 @@ def test_addresses_in_a_file(alerts: Alerts, web: Web, tmp_path: Path) -> None:
 )
 def test_bad_configuration(variable: str, value: str, remedy: str) -> None:
     """Exit code 2 at once, and one line that names the variable and the remedy, and no secret."""
-    environ = {**os.environ, "KAFKA_BROKER_URL": "localhost:1", "ALERTS_TOPIC": "streaming.alerts", variable: value}
+    environ = {**surroundings(), "KAFKA_BROKER_URL": "localhost:1", "ALERTS_TOPIC": "streaming.alerts", variable: value}
     ended = subprocess.run(
         service_command("alerter"),
         cwd=ROOT,

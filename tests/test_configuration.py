@@ -1,6 +1,5 @@
 """Bad configuration ends either service at once: exit code 2 and one line with variable, value and remedy."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import yaml
 
 from detector.app import branching
 from embedded import pipeline
-from embedded.service import service_command
+from embedded.service import service_command, surroundings
 from service.settings import Environment
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +76,7 @@ def test_bad_configuration(service: str, variable: str, value: str, remedy: str)
 
     Not the value of an address: it may hold credentials.
     """
-    environ = {**os.environ, **(GENERATOR if service == "generator" else DETECTOR), variable: value}
+    environ = {**surroundings(), **(GENERATOR if service == "generator" else DETECTOR), variable: value}
     ended = subprocess.run(
         service_command(service),
         cwd=ROOT,

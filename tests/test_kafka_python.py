@@ -4,18 +4,22 @@ If an update of the client breaks one, a test here says which, before the pipeli
 """
 
 import inspect
+import logging
 import re
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+from kafka.net.connection import KafkaConnection
+from kafka.net.sasl.scram import ScramClient
 from kafka.net.transport import KafkaSSLTransport
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import ConsumerGroupMetadata
@@ -32,6 +36,9 @@ from exactly_once.producer import Producer, seal
 from exactly_once.unpacking import chunks
 from exactly_once.varints import VARINT
 from harness import transaction
+from service import upstream
+from service.identity import Identity
+from service.log import THROTTLED
 from service.settings import Environment
 from service.stopping import Stopping
 
@@ -265,7 +272,7 @@ def test_asking_for_a_topic_does_not_create_it(kind: type, pipeline: Pipeline) -
 
 
 def test_the_client_tells_how_it_checks_certificates(tmp_path: Path) -> None:
-    """`_build_ssl_context`: connecting.py accepts the certificates that the client accepts, and no others."""
+    """`_build_ssl_context`: refusal.py accepts the certificates that the client accepts, and no others."""
     authority = trustme.CA()
     file = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
@@ -275,14 +282,46 @@ def test_the_client_tells_how_it_checks_certificates(tmp_path: Path) -> None:
     assert len(context.get_ca_certs()) == 1
 
 
+def test_each_connection_asks_which_cluster_it_leads_to(cluster: Cluster) -> None:
+    """`_initialize`, and our setting in DEFAULT_CONFIG: each connection tells who is there before its first request."""
+    told = []
+
+    class Listening(Identity):
+        def check(self, id: str, address: str) -> None:
+            told.append((id, address.split()[0]))
+
+    config = {"bootstrap_servers": cluster.bootstrap_servers, upstream.IDENTITY: Listening()}
+    for kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer):
+        told.clear()
+        client: Any = kind(**config)
+        client.close()
+        assert told
+        assert {address for _, address in told} == {cluster.bootstrap_servers}
+    with closing(KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)) as admin:
+        assert {id for id, _ in told} == {admin.describe_cluster()["cluster_id"]}
+
+
+def test_a_user_with_a_comma_and_an_equals_sign() -> None:
+    """`ScramClient.__init__`: they are escaped, as RFC 5802 has it."""
+    first = ScramClient("svc,fraud=1", "=2C", "SCRAM-SHA-512").first_message()
+    assert first.startswith(b"n,,n=svc=2Cfraud=3D1,r=")
+
+
+def test_the_client_says_that_a_quota_holds_it_back() -> None:
+    """In its log, by the line that service/log.py knows."""
+    source = inspect.getsource(KafkaConnection._maybe_throttle)
+    assert f'"{THROTTLED}"' in source
+    assert logging.getLogger(KafkaConnection.__module__).name == "kafka.net.connection"
+
+
 def test_every_private_name_is_in_one_module() -> None:
-    """Names of others with an underscore are in two modules, except for two of them; and so is the base class."""
+    """Names of others with an underscore are in three modules, except for two of them; and so is the base class."""
     found = {
         (str(file.relative_to(ROOT)), name)
         for room in ("detector", "smurfing", "alerter", "generator", "exactly_once", "service")
         for file in (ROOT / room).glob("*.py")
         for name in re.findall(r"\b(?!self\b|os\b|cls\b)\w+\.(_(?!replace\b)[a-z]\w*)", file.read_text())
-        if file.name not in ("kafka_python.py", "whole_batches.py")
+        if file.name not in ("kafka_python.py", "whole_batches.py", "upstream.py")
     }
-    assert found == {("service/connecting.py", "_build_ssl_context"), ("generator/delivery.py", "_metadata")}
+    assert found == {("service/refusal.py", "_build_ssl_context"), ("generator/delivery.py", "_metadata")}
     assert issubclass(whole_batches._PartitionRecords, Fetcher.PartitionRecords)

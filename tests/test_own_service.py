@@ -20,7 +20,7 @@ import yaml
 from embedded import Cluster, records
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
-from embedded.service import Restarted, Service, wait_until
+from embedded.service import Restarted, Service, surroundings, wait_until
 from harness import transaction
 
 pytestmark = pytest.mark.long
@@ -66,7 +66,7 @@ def test_the_image_has_all_that_the_service_imports(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, *json.loads(command)[1:]],
         cwd=image,
-        env={**os.environ, "KAFKA_BROKER_URL": "localhost:1"},
+        env={**surroundings(), "KAFKA_BROKER_URL": "localhost:1"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,6 +1,5 @@
 """Dead letters that go back to the input: which, as what, and that whatever else lies among them stops nothing."""
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ import strict
 from embedded import Cluster
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
-from embedded.service import Service
+from embedded.service import Service, surroundings
 from harness import transaction
 from test_limits import configure
 
@@ -33,7 +32,7 @@ def environ(pipeline: Pipeline, **more: str) -> dict[str, str]:
 def redrive(pipeline: Pipeline, **more: str) -> str:
     """Run it to its end, and return what it prints."""
     command = [sys.executable, "-m", "redrive.app"]
-    variables = {**os.environ, **environ(pipeline, **more)}
+    variables = {**surroundings(), **environ(pipeline, **more)}
     ended = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
@@ -203,7 +202,7 @@ def test_garbage_stops_nothing(pipeline: Pipeline) -> None:
 )
 def test_bad_configuration(variables: dict[str, str], said: str) -> None:
     """Exit code 2, and a line that says what to give."""
-    given = {**os.environ, **Pipeline("localhost:1").environ("detector"), **variables}
+    given = {**surroundings(), **Pipeline("localhost:1").environ("detector"), **variables}
     command = [sys.executable, "-m", "redrive.app"]
     ended = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2, ended

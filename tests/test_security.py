@@ -15,11 +15,15 @@ from embedded.cluster import free_ports
 from embedded.pipeline import Pipeline
 from embedded.secure import MECHANISMS, Authority, Listener, add_users, authorizer, properties
 from embedded.service import Restarted, Service, wait_until
+from service.refusal import refusal
+from service.settings import Environment
 
 pytestmark = pytest.mark.long
 
 PASSWORD, OTHER_PASSWORD = "correct horse", "battery staple"
 SECRETS = [PASSWORD, OTHER_PASSWORD]
+ODD_USER = "svc,fraud=1"
+"""Kafka takes the name for SCRAM, where RFC 5802 has it escaped."""
 PROTOCOLS = {"OWN": "PLAINTEXT", "TLS": "SSL", "MUTUAL": "SSL", "SASL": "SASL_PLAINTEXT", "BOTH": "SASL_SSL"}
 COMBINATIONS = [("OWN", ""), ("TLS", ""), ("MUTUAL", ""), *[(name, m) for name in ("SASL", "BOTH") for m in MECHANISMS]]
 TRUSTS_THE_NEXT = ("REPLACED", "and so is what is trusted")
@@ -81,12 +85,12 @@ def secured(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     users = {"alice": PASSWORD, "bob": OTHER_PASSWORD}
     config = {
         **authorizer(line),
-        "super.users": "User:ANONYMOUS;User:alice;User:bob",
+        "super.users": f"User:ANONYMOUS;User:alice;User:bob;User:{ODD_USER}",
         "listener.name.mutual.ssl.principal.mapping.rules": "RULE:^.*$/alice/",
         "num.network.threads": "1",  # of each listener
     }
     with Cluster(port=own, config=config | properties(own, clients, users), line=line) as cluster:
-        add_users(cluster, users)
+        add_users(cluster, users | {ODD_USER: PASSWORD})
         yield Secured(cluster, folder, authority, {"OWN": Listener(own, "PLAINTEXT"), **clients})
 
 
@@ -256,3 +260,18 @@ def test_a_host_name_that_is_not_looked_at(secured: Secured) -> None:
     environ = secured.environ("BOTH", "PLAIN", TRANSACTIONS_LIMIT="10", **file)
     with secured.pipeline().service("generator", **environ) as generator:
         assert generator.wait() == 0
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS[1:])
+def test_a_user_with_a_comma_and_an_equals_sign(secured: Secured, mechanism: str) -> None:
+    """Such a name is escaped for SCRAM; and where the password is wrong, so is it for the question why."""
+    odd = {"KAFKA_SASL_PLAIN_USERNAME": ODD_USER}
+    environ = secured.environ("SASL", mechanism, TRANSACTIONS_LIMIT="10", **odd)
+    with secured.pipeline().service("generator", **environ) as generator:
+        assert generator.wait() == 0
+    for password, words in ((PASSWORD, ""), ("wrong horse", "refuses the user or the password")):
+        environ = secured.environ("SASL", mechanism, **odd, KAFKA_SASL_PLAIN_PASSWORD=password)
+        cluster = Environment(environ).cluster()
+        reason = refusal(cluster.addresses, cluster.access)
+        assert words in reason
+        assert bool(words) == bool(reason)

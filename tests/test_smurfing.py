@@ -1,7 +1,6 @@
 """The smurfing detector on a real broker: what is a candidate, what is an alert, and what the topics are like."""
 
 import json
-import os
 import subprocess
 import time
 from hashlib import sha256
@@ -16,7 +15,7 @@ import raw
 from embedded import records
 from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
-from embedded.service import Service, service_command, wait_until
+from embedded.service import Service, service_command, surroundings, wait_until
 from harness import NoName, memory_peak_mb, transaction
 from raw import wire
 
@@ -36,7 +35,7 @@ MINUTE = 60_000
 )
 def test_bad_configuration(variable: str, value: str, remedy: str) -> None:
     """Exit code 2, and one line that says what to change."""
-    environ = {**os.environ, "KAFKA_BROKER_URL": "localhost:1", "FRAUD_TOPIC": "frauds", variable: value}
+    environ = {**surroundings(), "KAFKA_BROKER_URL": "localhost:1", "FRAUD_TOPIC": "frauds", variable: value}
     ended = subprocess.run(
         service_command("smurfing"), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from service.access import access_from_env
 from service.settings import ConfigurationError, Environment
@@ -85,6 +86,38 @@ def test_the_settings_show_no_secret() -> None:
 
 
 SSL = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
+TOKENS, CREDENTIALS = "KAFKA_SASL_OAUTHBEARER_", ("CLIENT_ID", "CLIENT_SECRET")
+URL, ID, SECRET = (f"{TOKENS}{name}" for name in ("TOKEN_ENDPOINT_URL", *CREDENTIALS))
+OAUTH = {
+    "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+    "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+    URL: "https://issuer.test:8443/realms/kafka/token?x=1",
+    ID: "alice",
+    SECRET: "hunter2",
+}
+
+
+def test_the_variables_of_tokens(files: Path) -> None:
+    """They become what gives tokens to the client; the authorities are the endpoint's even without TLS to Kafka."""
+    more = {f"{TOKENS}SCOPE": "a b", f"{TOKENS}EXTENSIONS": "logicalCluster=lkc-1,identityPoolId=pool-1"}
+    access = access_from_env(OAUTH | more | {"KAFKA_SSL_CAFILE": f"{files}/ca.pem"})
+    assert set(access) == {"security_protocol", "sasl_mechanism", "ssl_cafile", "sasl_oauth_token_provider"}
+    provider = access["sasl_oauth_token_provider"]
+    assert isinstance(provider, AbstractTokenProvider)
+    assert provider.extensions() == {"logicalCluster": "lkc-1", "identityPoolId": "pool-1"}
+    assert "hunter2" not in f"{access!r} {provider!r} {provider.fetch!r}"
+    (files / "token").write_text("opaque\n")
+    in_file = OAUTH | {URL: f"file://{files}/token", ID: "", SECRET: ""}
+    assert access_from_env(in_file)["sasl_oauth_token_provider"].fetch().text == "opaque"
+
+
+def test_what_a_broker_says_echoes_no_secret() -> None:
+    """It goes into a line of the log."""
+    said = access_from_env(SASL).printable("no\nhunter2 for alice " + "x" * 1000)
+    assert said.startswith("no *** for *** xxx")
+    assert len(said) == 200
+
+
 CLIENT = SSL | {"KAFKA_SSL_CERTFILE": "{}/client.pem", "KAFKA_SSL_KEYFILE": "{}/client.key"}
 ENCRYPTED = CLIENT | {"KAFKA_SSL_KEYFILE": "{}/encrypted.key"}
 
@@ -97,7 +130,8 @@ ENCRYPTED = CLIENT | {"KAFKA_SSL_KEYFILE": "{}/encrypted.key"}
             SASL | {"KAFKA_SASL_MECHANISM": "SCRAM"},
             "KAFKA_SASL_MECHANISM is 'SCRAM': give it PLAIN or SCRAM-SHA-256 or",
         ),
-        *[(SASL | {name: ""}, f"{name} is not set: SASL_PLAINTEXT needs it") for name in list(SASL)[1:]],
+        (SASL | {"KAFKA_SASL_MECHANISM": ""}, "KAFKA_SASL_MECHANISM is not set: SASL_PLAINTEXT needs it"),
+        *[(SASL | {name: ""}, f"{name} is not set: SCRAM-SHA-512 needs it") for name in list(SASL)[2:]],
         (
             {name: value for name, value in SASL.items() if "PROTOCOL" not in name},
             "KAFKA_SECURITY_PROTOCOL is PLAINTEXT",
@@ -141,6 +175,32 @@ ENCRYPTED = CLIENT | {"KAFKA_SSL_KEYFILE": "{}/encrypted.key"}
                 ("no-text", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty or not UTF-8"),
             )
         ],
+        *[(OAUTH | {f"{TOKENS}{name}": ""}, f"{TOKENS}{name} is not set: https needs it") for name in CREDENTIALS],
+        (OAUTH | {URL: ""}, f"{URL} is not set: OAUTHBEARER needs it"),
+        *[
+            (OAUTH | {URL: wrong}, f"{URL}, a text of {len(wrong)} characters: give it https://..., http://... or file")
+            for wrong in (
+                "https://user:hunter2@issuer.test/",
+                "ftp://issuer.test",
+                "issuer.test/hunter2",
+                "file://hunter2/token",
+                "https://issuer.test:port/",
+                "https://issuer.test/a b",
+            )
+        ],
+        (OAUTH | {f"{TOKENS}SCOPE": "hunter2\x01"}, f"{TOKENS}SCOPE, a text of 8 characters: give it one"),
+        (OAUTH | {f"{TOKENS}EXTENSIONS": "hunter2"}, f"{TOKENS}EXTENSIONS, a text of 7 characters: give it name=value"),
+        (OAUTH | {f"{TOKENS}EXTENSIONS": "auth=hunter2"}, f"{TOKENS}EXTENSIONS, a text of 12 characters: give it name"),
+        (OAUTH | {"KAFKA_SASL_PLAIN_USERNAME": "alice"}, "of no use with the KAFKA_SASL_MECHANISM OAUTHBEARER: leave"),
+        (
+            SASL | {URL: "https://issuer.test"},
+            f"{URL} is set, but of no use with the KAFKA_SASL_MECHANISM SCRAM-SHA-",
+        ),
+        *[
+            (OAUTH | {URL: "file:///token"} | dict.fromkeys(others, ""), f"{kept} is set, but of no use with")
+            for kept, others in ((ID, [SECRET]), (SECRET, [ID]))
+        ],
+        (OAUTH | {URL: "http://issuer.test", "KAFKA_SSL_CAFILE": "{}/ca.pem"}, "KAFKA_SECURITY_PROTOCOL is SASL_PLAIN"),
         (SSL | {"KAFKA_SSL_CAFILE": "-----BEGIN CERTIFICATE-----"}, "KAFKA_SSL_CAFILE is no path, but a text of 27"),
         (CLIENT | {"KAFKA_SSL_KEYFILE": "hunter2\nhunter2"}, "KAFKA_SSL_KEYFILE is no path, but a text of 15"),
     ],

@@ -1,0 +1,83 @@
+"""What kafka-python does not do as it should, mended here until it does: the faults are upstream's.
+
+1. RFC 5802 has a comma and an equals sign in a SCRAM user's name escaped. The client sends them as they are.
+2. A name can have several addresses. The client gives the first one all the time there is.
+3. A name can lead to another cluster than before. The client goes on there; `service/identity.py` ends the process.
+
+All names with an underscore are private; tests/test_kafka_python.py has a test for each.
+"""
+
+import time
+from collections import Counter
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError
+from kafka.net import manager
+from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.sasl.scram import ScramClient
+from kafka.protocol.metadata import MetadataRequest
+
+IDENTITY = "identity"
+"""A setting of ours, which the clients hand down to each connection: a `service.identity.Identity`, or None."""
+
+ADDRESS_SECONDS = 1
+"""How long an address may take to accept a connection while there is another one left to try."""
+
+UNANSWERED = Counter[tuple[str, int]]()
+"""How often each address was connected to since it was last of use: the one with the fewest times is tried first."""
+
+
+def _escape(client: ScramClient, user: str, password: str, mechanism: str) -> None:
+    _SCRAM(client, user.replace("=", "=3D").replace(",", "=2C"), password, mechanism)
+
+
+async def _connect(
+    net: Any, host: str, port: int, socket_options: Any = (), proxy_url: str | None = None, timeout_at: Any = None
+) -> Any:
+    factory = KafkaNetSocket(proxy_url)
+    error: Exception = KafkaConnectionError("DNS Resolution failure")
+    found = sorted(factory.dns_lookup(host, port), key=lambda place: UNANSWERED[place[4][:2]])
+    for place in found:
+        until = timeout_at if place is found[-1] else time.monotonic() + ADDRESS_SECONDS
+        UNANSWERED[place[4][:2]] += 1
+        try:
+            return await factory.connect(net, place, socket_options, timeout_at=until)
+        except (OSError, KafkaError) as failed:
+            error = failed
+    raise KafkaConnectionError(f"unable to connect: {error}")
+
+
+async def _initialize(connection: Any, timeout_at: float | None = None) -> None:
+    # As the client's own, except for what comes before the first request of others.
+    timeout_at = connection._timeout_at() if timeout_at is None else timeout_at
+    try:
+        await connection._get_api_versions(timeout_at)
+        if connection.sasl_enabled:
+            await connection._sasl_authenticate(timeout_at)
+        if identity := connection.config[IDENTITY]:
+            identity.check(await _ask_cluster_id(connection, timeout_at), connection.transport.host_port())
+        UNANSWERED.pop(connection.transport.getPeer()[:2], None)
+    except Exception as error:
+        connection.close(error)
+    else:
+        connection._init_complete()
+
+
+async def _ask_cluster_id(connection: Any, timeout_at: float | None) -> str:
+    question = MetadataRequest(topics=[], allow_auto_topic_creation=False, min_version=4)
+    try:
+        answer: Any = await connection._send_request(question, timeout_at=timeout_at)
+        return str(answer.cluster_id or "")
+    except IncompatibleBrokerVersion:  # a broker before 0.11
+        return ""
+
+
+_SCRAM: Any = ScramClient.__init__
+ScramClient.__init__ = _escape  # type: ignore[method-assign]
+manager.create_connection = _connect  # type: ignore[attr-defined]
+KafkaConnection.initialize = _initialize  # type: ignore[method-assign]
+for _kind in (KafkaAdminClient, KafkaConsumer, KafkaProducer, KafkaConnectionManager, KafkaConnection):
+    _kind.DEFAULT_CONFIG[IDENTITY] = None
