@@ -53,7 +53,10 @@ TOPICS = [
     ("x" * 250, "name of a topic"),
     ("ö", "name of a topic"),
 ]
-RATES = [(value, "number above 0") for value in ("abc", "-1", "0", "0.0", "nan", "inf", "1,000", "1 000")]
+RATES = [
+    (value, "number above 0")
+    for value in ("abc", "-1", "0", "0.0", "nan", "inf", "1,000", "1 000", "1e", "0e3", "1e400", "1e-400")
+]
 CASES = [
     *[("generator", name, "", "not set") for name in GENERATOR],
     *[("detector", name, "", "not set") for name in DETECTOR],
