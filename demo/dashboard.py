@@ -13,7 +13,6 @@ from kafka.errors import KafkaError
 from demo.observer import Observer
 from demo.page import Page
 from demo.web import PORT, PageError, serving
-from detector.app import TOPICS
 from embedded.pipeline import Pipeline
 from service import settings
 from service.settings import ConfigurationError, Environment
@@ -38,19 +37,6 @@ def observe(page: Page, pipeline: Pipeline) -> None:
         time.sleep(1)
 
 
-def pipeline_of(environment: Environment) -> Pipeline:
-    """Return the pipeline that the environment names by the detector's variables. Raises ConfigurationError."""
-    cluster = environment.cluster()
-    pipeline = Pipeline(
-        cluster.broker_url,
-        name=environment.name("CONSUMER_GROUP", "fraud-detector"),
-        transactions=environment.topic("TRANSACTIONS_TOPIC", "queueing.transactions"),
-        access=cluster.access,
-    )
-    pipeline.routes = {route: environment.topic(name, topic, topic) for route, (name, topic) in TOPICS.items()}
-    return pipeline
-
-
 def main() -> int:
     """Serve until SIGINT or SIGTERM, and return the exit code: 2 for bad configuration."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -59,7 +45,7 @@ def main() -> int:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the page shows it
     try:
         environment = Environment(os.environ)
-        pipeline = pipeline_of(environment)
+        pipeline = Pipeline.from_env(environment)
         port = int(environment.text("WEB_PORT", settings.PORT, "a port from 1 to 65535", str(PORT)))
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -32,6 +32,8 @@ def java_command(
     common = ["-XX:-UsePerfData", f"-Dlog.level={log_level}"]
     folder = Path(__file__).parent  # of log4j.properties
     return [
+        "env",
+        "LC_ALL=C.UTF-8",  # or it would find no file whose path the user's locale cannot spell
         str(JAVA),
         *common,
         *options,
