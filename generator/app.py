@@ -72,7 +72,7 @@ def generate(settings: Settings, stopping: Stopping, producer: KafkaProducer, de
 
 def main() -> NoReturn:
     """End with the exit code 0 at the limit or after a signal, 1 if something was not delivered, 2 if misconfigured."""
-    set_up_logging()
+    set_up_logging("generator")
     stopping, exit_code = Stopping(), 0
     try:
         settings = Settings.from_env(Environment(os.environ))

@@ -67,6 +67,7 @@ CASES = [
     *[("detector", name, *TOPICS[0]) for name in DETECTOR if name.endswith("_TOPIC")],
     *[("generator", "TRANSACTIONS_PER_SECOND", *case) for case in RATES],
     *[("generator", "TRANSACTIONS_LIMIT", value, "whole number above 0") for value in ("0", "-1", "1.5", "many")],
+    *[(service, "LOG_FORMAT", "xml", "text or json") for service in ("generator", "detector")],
     ("detector", "LEGIT_TOPIC", "streaming.transactions.fraud", "each its own"),
     ("detector", "DEAD_LETTER_TOPIC", "queueing.transactions", "each its own"),
     ("detector", "CONSUMER_GROUP", "fraud detector", "without spaces"),

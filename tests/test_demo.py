@@ -201,7 +201,7 @@ def test_bad_configuration_is_said_in_a_line(module: str) -> None:
         timeout=120,
     )
     assert ended.returncode == 2
-    assert re.fullmatch("error: KAFKA_SASL_MECHANISM is not set.*\n", ended.stdout + ended.stderr)
+    assert re.fullmatch("(error:|.* ERROR) KAFKA_SASL_MECHANISM is not set.*\n", ended.stdout + ended.stderr)
 
 
 def test_watching_nothing_says_so() -> None:
