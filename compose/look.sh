@@ -41,7 +41,7 @@ name=look-$$-$RANDOM
 trap 'docker rm --force --volumes "$name" >/dev/null 2>&1' EXIT
 trap exit INT TERM HUP
 # In the background, so that the signals above are handled at once.
-docker run --name "$name" --network "container:$broker" --memory 384m --pids-limit 256 --cap-drop ALL \
+docker run --name "$name" --network "container:$broker" --memory 512m --pids-limit 256 --cap-drop ALL \
   --security-opt no-new-privileges --env CONSUMER_GROUP --env TRANSACTIONS_TOPIC --env KAFKA_HEAP_OPTS=-Xmx256m \
   --entrypoint bash "$(docker inspect -f '{{.Config.Image}}' "$broker")" -c "set -euo pipefail; $(declare -f look); look \"\$@\"" - "${@:2}" &
 wait $!

@@ -65,9 +65,6 @@ def test_everything_is_found_and_asked(monitored: Stack) -> None:
     assert [rule["name"] for group in ask("rules")["groups"] for rule in group["rules"]] == NAMES
     for metric in sorted(set(re.findall(r"\b(?:detector|generator|process)_\w+", str([r["expr"] for r in RULES])))):
         wait_until(lambda m=metric: ask(f"query?query={quote(m)}").get("result"), 240, lambda m=metric: m)
-    monitored.kafka("kafka-console-producer --topic queueing.transactions", before="echo no transaction |")
-    for query in QUERIES:
-        wait_until(lambda q=query: ask(f"query?query={quote(q)}").get("result"), 240, lambda q=query: q)
 
     monitored.wait_healthy("broker", "zookeeper", "generator", "detector", "detector", "dashboard", "prometheus")
     with urlopen(f"http://localhost:{PAGE}/", timeout=10) as answer:
@@ -90,6 +87,10 @@ def test_everything_is_found_and_asked(monitored: Stack) -> None:
         assert 0 < host["PidsLimit"] <= 256
         assert {binding["HostIp"] for ports in host["PortBindings"].values() for binding in ports} == {"127.0.0.1"}
         assert run(f"docker exec {container['Id']} id -u").strip() != "0"
+
+    monitored.kafka("kafka-console-producer --topic queueing.transactions", before="echo no transaction |")
+    for query in QUERIES:
+        wait_until(lambda q=query: ask(f"query?query={quote(q)}").get("result"), 240, lambda q=query: q)
 
 
 def test_compose_takes_the_overlay(stack: Stack) -> None:
