@@ -3,26 +3,40 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Would keep our packages, which are in this folder, from Python.
+unexport PYTHONSAFEPATH
+# Ctrl-C ends a target without a word of make's: what it has interrupted has said what there is to say.
+SHELL := bash
+.SHELLFLAGS := -c 'trap "exit 0" INT; eval "$$0"'
 # Compose v2 where there is one, else v1; `make COMPOSE=docker-compose …` decides otherwise.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 # Options besides the tutorial's two compositions: make up KRAFT=1 MONITORING=1 …, and likewise for all targets.
+SWITCHES := KRAFT THREE_BROKERS SECURE MONITORING GRAFANA ALERTS WEB
+switch = $(if $(filter-out 0 no false,$($1)),$(if $(filter 1 yes true,$($1)),1,$(error $1=$($1): give it 1, yes or true, or to switch it off 0, no, false or nothing)))
+$(foreach name,$(SWITCHES),$(eval override $(name) := $(call switch,$(name))))
+$(if $(GRAFANA),$(eval override MONITORING := 1))
+# Compose's own name for this folder. Where nothing is left of the folder's, ours, with a number for this path.
+FOLDER := $(shell pwd | sed 's|.*/||' | LC_ALL=C tr A-Z a-z | LC_ALL=C tr -cd 'a-z0-9_-' | sed 's/^[_-]*//')
+COMPOSE_PROJECT_NAME ?= $(or $(shell sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env 2>/dev/null),$(FOLDER),fraud-$(shell pwd | cksum | cut -d ' ' -f 1))
+export COMPOSE_PROJECT_NAME
 # docs/clusters.md has the clusters, each with volumes of its own.
 CLUSTER = $(if $(THREE_BROKERS),compose/three-brokers.yml,$(if $(KRAFT),compose/kraft.yml,docker-compose.kafka.yml))
 CLUSTERS = docker-compose.kafka.yml compose/kraft.yml compose/three-brokers.yml
 KAFKA = $(COMPOSE) --project-directory . -f $(CLUSTER) $(if $(SECURE),-f compose/secure.kafka.yml $(if $(KRAFT),-f compose/secure.kraft.yml))
-BROKERS = broker $(if $(THREE_BROKERS),broker-2 broker-3)
-OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml $(if $(ALERTS),-f compose/secure.alerts.yml))
+OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(GRAFANA),-f compose/grafana.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml $(if $(ALERTS),-f compose/secure.alerts.yml))
 SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml $(OVERLAYS)
-ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/alerts.yml -f compose/redrive.yml
-# The broker's health check, at once and not just every 15 seconds.
-BROKER_ANSWERS = docker exec $$id bash -c "$$(docker inspect -f '{{index .Config.Healthcheck.Test 3}}' $$id)" >/dev/null 2>&1
-# Whether the broker that is here, running or not, is another cluster's.
-IS_OTHER = id=$$($(KAFKA) ps -aq broker) && [ -n "$$id" ] && ! docker inspect -f '{{index .Config.Labels "com.docker.compose.project.config_files"}}' $$id | grep -q '$(CLUSTER)'
+ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/grafana.yml -f compose/alerts.yml -f compose/redrive.yml
+# For `docker ps`: our containers of a service, whose name follows.
+OURS = --quiet --filter label=com.docker.compose.project=$(COMPOSE_PROJECT_NAME) --filter label=com.docker.compose.oneoff=False --filter label=com.docker.compose.service
+# Whether the broker that is here, running or not, is another checkout's of the same name, or another cluster's.
+LABEL = id=$$(docker ps --all $(OURS)=broker) && [ -n "$$id" ] && label=$$(docker inspect -f '{{index .Config.Labels "com.docker.compose.project.$(1)"}}' $$id)
+IS_ELSEWHERE = $(call LABEL,working_dir) && [ -n "$$label" ] && ! [ "$$label" -ef . ]
+IS_OTHER = $(call LABEL,config_files) && ! grep -q '$(CLUSTER)' <<<"$$label"
+# The topics and the group that Compose has named to the detector.
+NAMES = docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' $$(docker ps --all $(OURS)=detector | head -n 1) 2>/dev/null | grep -E '^([A-Z_]*_TOPIC|CONSUMER_GROUP)='
+LOOK = env $$($(NAMES)) compose/look.sh "$$(docker ps $(OURS)=broker)"
 # The containers of others that have a broker's name on the network: half of all connections would go there.
 STRANGERS = for id in $$(docker ps -q --no-trunc --filter network=kafka-network); do $(KAFKA) ps -q | grep -q $$id || docker inspect -f '{{.Name}} {{range (index .NetworkSettings.Networks "kafka-network").Aliases}}{{.}} {{end}}' $$id | grep -E '[ /](broker|broker-2|broker-3) ' | cut -d ' ' -f 1 | cut -c 2-; done
-TOPIC ?= queueing.transactions
-# Shows what a terminal would obey, such as escape sequences, as a replacement character each; UTF-8 stays legible.
-VISIBLE = LC_ALL=C sed -u -e 's/[\x00-\x08\x0b-\x1f\x7f]/�/g' -e 's/\xc2[\x80-\x9f]/�/g'
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
 # One broker, and the users that compose/users.sh makes. The dashboard, `make watch`, `make attack` and `make redrive` have none.
@@ -58,13 +72,10 @@ network-rm: engine ## Remove that network
 
 .PHONY: kafka
 kafka: network $(if $(SECURE),certs) ## Start the cluster, and wait until it answers
+	@! { $(IS_ELSEWHERE); } || { echo "The containers of the checkout in $$label have this one's name, $(COMPOSE_PROJECT_NAME): 'make down' there first, or give this one a name, COMPOSE_PROJECT_NAME=..., for volumes of its own."; exit 1; }
 	@! { $(IS_OTHER); } || { echo "The broker of another cluster is here: 'make down' first. $(CLUSTER) is a cluster of its own; the other one's records stay in its volumes."; exit 1; }
 	@others=$$($(STRANGERS)); [ -z "$$others" ] || { echo "Another project has a broker on kafka-network: $$others. The services would find both by that name: end that one first, such as by 'docker stop $$others', or by 'make down' in its folder."; exit 1; }
-	$(KAFKA) up -d
-	@echo "Waiting for the broker ..."; for id in $$($(KAFKA) ps -q $(BROKERS)); do for i in $$(seq 300); do $(BROKER_ANSWERS) && continue 2; sleep 1; done; echo "The broker does not answer after five minutes: see '$(KAFKA) logs'."; exit 1; done
-ifdef SECURE
-	@echo "Waiting for the users ..."; id=$$($(KAFKA) ps -aq users); for i in $$(seq 300); do [ "$$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' $$id)" = "exited 0" ] && exit; sleep 1; done; echo "The users and their rights are not there after five minutes: see '$(KAFKA) logs users'."; exit 1
-endif
+	@compose/start.sh "$(KAFKA)"
 
 .PHONY: certs
 certs: ## Make what SECURE=1 needs, where it is absent: a private CA, the broker's certificate, passwords
@@ -72,7 +83,12 @@ certs: ## Make what SECURE=1 needs, where it is absent: a private CA, the broker
 
 .PHONY: up
 up: kafka ## Start everything: network, cluster, generator and detector
-	$(SERVICES) up -d --build
+	@detectors=$$(docker ps --all $(OURS)=detector | wc -l); compose/start.sh "$(SERVICES)" --build --scale detector=$$((detectors > 1 ? detectors : 1))
+	@printf '%s\n' 'It runs. To look at it, and to end it:' \
+	  '  make consume TOPIC=streaming.transactions.fraud N=5' '  make topics' $(if $(SECURE),,'  make watch') \
+	  $(if $(MONITORING),'  http://localhost:$(or $(DASHBOARD_HOST_PORT),8080)  the page' '  http://localhost:$(or $(PROMETHEUS_HOST_PORT),9090)  Prometheus') \
+	  $(if $(GRAFANA),'  http://localhost:$(or $(GRAFANA_HOST_PORT),3000)  Grafana') \
+	  $(if $(ALERTS),$(if $(SECURE),,'  make attack')) '  make down'
 
 .PHONY: down
 down: engine ## Stop everything and remove the containers; the records stay
@@ -89,19 +105,19 @@ ps: engine ## List the containers and their health
 
 .PHONY: topics
 topics: engine ## Describe the topics and show how far the detector is in them
-	$(KAFKA) exec -T broker kafka-topics --bootstrap-server localhost:9092 --describe --exclude-internal
-	$(KAFKA) exec -T broker kafka-consumer-groups --bootstrap-server localhost:9092 --describe --group fraud-detector --timeout 60000
+	@$(LOOK) topics
 
 .PHONY: consume
-consume: engine ## Print a topic until Ctrl-C: make consume TOPIC=streaming.transactions.fraud
-	@$(KAFKA) exec $$([ -t 0 ] || echo -T) broker bash -c "kafka-console-consumer --bootstrap-server localhost:9092 --topic $(TOPIC) --isolation-level read_committed --from-beginning --property value.deserializer=org.apache.kafka.common.serialization.StringDeserializer | $(VISIBLE)"
+consume: engine ## Print a topic until Ctrl-C, or N records of it: make consume TOPIC=streaming.transactions.fraud N=5
+	@$(LOOK) consume "$(TOPIC)" "$(N)"
 
 .PHONY: scale
 scale: engine ## Run several detectors, which share the partitions: make scale N=2
 	$(SERVICES) up -d --no-recreate --scale detector=$(or $(N),$(error make scale N=2: give N the number of detectors)) detector
+	@$(LOOK) share "$(N)"
 
 .PHONY: attack
-attack: ALERTS := 1
+attack: override ALERTS := 1
 attack: engine $(BIN)/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
 	@$(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
@@ -114,24 +130,35 @@ redrive: engine ## Say which dead letters would go back to the input, and with W
 .PHONY: clean
 clean: engine ## Remove everything: containers, the records in their volumes, our images, the network
 	@echo "Removing the containers, the volumes with all records, the images of the services, and the network."
-	$(ALL_SERVICES) down --volumes --rmi local && for file in $(CLUSTERS); do COMPOSE_IGNORE_ORPHANS=false $(COMPOSE) --project-directory . -f $$file down --volumes --remove-orphans || exit; done
-	@docker image prune --force --filter label=streaming-fraud-detection >/dev/null # those that a newer build replaced
+	$(ALL_SERVICES) down --volumes && for file in $(CLUSTERS); do COMPOSE_IGNORE_ORPHANS=false $(COMPOSE) --project-directory . -f $$file down --volumes --remove-orphans || exit; done
+	@# Each version of Compose has a name of its own for an image, and those that a newer build replaced have none.
+	@images=$$(for name in $$($(ALL_SERVICES) config --services); do docker images --format '{{.Repository}}:{{.Tag}}' --filter reference=$(COMPOSE_PROJECT_NAME)-$$name --filter reference=$(COMPOSE_PROJECT_NAME)_$$name; done); [ -z "$$images" ] || docker rmi $$images >/dev/null
+	@docker image prune --force --filter label=streaming-fraud-detection >/dev/null
 	@$(MAKE) --no-print-directory network-rm
+	@echo "What is left: the images that were pulled, which 'docker image prune --all' removes where nobody uses them."
+	@left=$$(ls -d compose/secrets .venv* "$${XDG_CACHE_HOME:-$$HOME/.cache}/streaming-fraud-detection" 2>/dev/null); [ -z "$$left" ] || echo "And certificates and passwords, Python's packages, Kafka's jars: rm -r" $$left
 
 # --- with Python alone: no Docker, no Java ---
 
-$(BIN)/ready: requirements-dev.txt
+.venv/bin/ready: requirements-dev.txt
+.venv-watch/bin/ready: demo/requirements.txt
+.venv-bench/bin/ready: bench/requirements.txt
+# An update of Python can leave an environment without one.
+$(foreach ready,$(wildcard .venv*/bin/ready),$(if $(shell $(dir $(ready))python -c 'print(1)' 2>/dev/null),,$(shell rm -rf $(firstword $(subst /, ,$(ready))))))
+%/bin/ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13 …"; exit 1; }
-	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --require-hashes -r requirements-dev.txt
+	$(PYTHON) -m venv $* && $*/bin/pip install --quiet --require-hashes -r $(firstword $^)
 	@touch $@
 
 .PHONY: demo
 demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20, or WEB=1 for the page, ALERTS=1 for a ring of accounts
-	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),$(if $(WEB),0,20)) $(if $(WEB),--web) $(if $(ALERTS),--alerts)
+	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),$(if $(WEB),0,20)) $(if $(WEB),--web $(or $(WEB_PORT),8080)) $(if $(ALERTS),--alerts)
 
 .PHONY: watch
-watch: $(BIN)/ready ## The same live view on the running compositions, through localhost:29092
-	@$(BIN)/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+watch: engine ## The same live view on the running compositions, through localhost:29092
+	@[ "$$(docker ps $(OURS)=detector)" ] || { echo "No detector runs here: 'make up' first."; exit 1; }
+	@$(MAKE) --no-print-directory .venv-watch/bin/ready
+	@env $$($(NAMES)) .venv-watch/bin/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 
 .PHONY: screenshot
 screenshot: $(BIN)/ready ## Make the pictures of the live view and of the page again, in six minutes; the latter needs Chromium
@@ -149,23 +176,19 @@ test-all: $(BIN)/ready ## Every test that this machine can run, on both lines of
 test-faults: $(BIN)/ready ## Inflict every fault many times, and count every record: make test-faults ROUNDS=10 SEED=1
 	ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest -o faulthandler_timeout=0 tests/faults tests/compositions/test_restarts.py
 
-.venv-bench/ready: bench/requirements.txt
-	$(PYTHON) -m venv .venv-bench && .venv-bench/bin/pip install --quiet --require-hashes -r bench/requirements.txt
-	@touch $@
-
 BENCH = .venv-bench/bin/python -m bench
 BENCH_OPTIONS = $(if $(BEFORE),--before $(BEFORE))
 
 .PHONY: bench bench-latency bench-long bench-memory bench-scale
-bench: .venv-bench/ready ## Drain a topic with the detector and its peers, and write docs/performance.md: make bench BEFORE=main~5
+bench: .venv-bench/bin/ready ## Drain a topic with the detector and its peers, and write docs/performance.md: make bench BEFORE=main~5
 	$(BENCH) throughput $(BENCH_OPTIONS) && $(BENCH) report
-bench-latency: .venv-bench/ready ## The cold start, then the age of records at 1,000/s and the CPU time it takes, ours and the peers'
+bench-latency: .venv-bench/bin/ready ## The cold start, then the age of records at 1,000/s and the CPU time it takes, ours and the peers'
 	$(BENCH) latency $(BENCH_OPTIONS) && $(BENCH) report
-bench-long: .venv-bench/ready ## Two million records, over which Kafka Streams warms up
+bench-long: .venv-bench/bin/ready ## Two million records, over which Kafka Streams warms up
 	$(BENCH) throughput --stream long --only detector,streams,floor $(BENCH_OPTIONS) && $(BENCH) report
-bench-memory: .venv-bench/ready ## Whether the detector's memory stays flat over ten million records; the page stays as it is
+bench-memory: .venv-bench/bin/ready ## Whether the detector's memory stays flat over ten million records; the page stays as it is
 	$(BENCH) throughput --stream long --records 10000000 --rounds 1 --only detector --results /dev/null $(BENCH_OPTIONS)
-bench-scale: .venv-bench/ready ## One to four detectors on as many partitions
+bench-scale: .venv-bench/bin/ready ## One to four detectors on as many partitions
 	$(BENCH) scale && $(BENCH) report
 
 .PHONY: lint

@@ -147,7 +147,7 @@ def wait_for_topic(settings: Settings, stopping: Stopping) -> None:
 
 def main() -> NoReturn:
     """End with the exit code 0 after a signal, 1 if Kafka failed or a receiver hung, 2 for bad configuration."""
-    set_up_logging()
+    set_up_logging("alerter")
     stopping, exit_code = Stopping(), 0
     try:
         settings = Settings.from_env(Environment(os.environ))

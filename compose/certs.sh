@@ -35,3 +35,4 @@ done
 rm -f ./*.csr broker.key broker.crt
 # Read in the containers by users that have other numbers there; on this machine the folder keeps everybody out.
 chmod 644 ca.crt broker.pem ./*-password
+chmod a+r ../users.sh

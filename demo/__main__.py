@@ -190,6 +190,8 @@ def main() -> int:
     # However the demo ends, it leaves the blocks that stop its processes in the normal way.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # not every terminal has every letter
     console = Console()
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # whatever matters is raised
     try:

@@ -33,13 +33,12 @@ BROKER_HELP = "(default: KAFKA_BROKER_URL, or localhost:29092)"
 
 
 def running_pipeline(broker: str | None) -> Pipeline:
-    """Return the pipeline of Compose at this address, or at that of the environment, which also says how to get in.
+    """Return the pipeline at this address, or at that of the environment, which also has the names and how to get in.
 
     Raises ConfigurationError.
     """
     address = broker or os.environ.get("KAFKA_BROKER_URL") or "localhost:29092"
-    cluster = Environment({**os.environ, "KAFKA_BROKER_URL": address}).cluster()
-    return Pipeline.of_compose(cluster.broker_url, cluster.access)
+    return Pipeline.from_env(Environment({**os.environ, "KAFKA_BROKER_URL": address}))
 
 
 def is_ready(pipeline: Pipeline) -> bool:

@@ -13,9 +13,9 @@ from kafka.errors import KafkaError
 from demo.observer import Observer
 from demo.page import Page
 from demo.web import PORT, PageError, serving
-from detector.app import TOPICS
 from embedded.pipeline import Pipeline
 from service import settings
+from service.log import log, set_up_logging
 from service.settings import ConfigurationError, Environment
 
 
@@ -38,46 +38,33 @@ def observe(page: Page, pipeline: Pipeline) -> None:
         time.sleep(1)
 
 
-def pipeline_of(environment: Environment) -> Pipeline:
-    """Return the pipeline that the environment names by the detector's variables. Raises ConfigurationError."""
-    cluster = environment.cluster()
-    pipeline = Pipeline(
-        cluster.broker_url,
-        name=environment.name("CONSUMER_GROUP", "fraud-detector"),
-        transactions=environment.topic("TRANSACTIONS_TOPIC", "queueing.transactions"),
-        access=cluster.access,
-    )
-    pipeline.routes = {route: environment.topic(name, topic, topic) for route, (name, topic) in TOPICS.items()}
-    return pipeline
-
-
 def main() -> int:
     """Serve until SIGINT or SIGTERM, and return the exit code: 2 for bad configuration."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    set_up_logging("dashboard")
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the page shows it
     try:
         environment = Environment(os.environ)
-        pipeline = pipeline_of(environment)
+        pipeline = Pipeline.from_env(environment)
         port = int(environment.text("WEB_PORT", settings.PORT, "a port from 1 to 65535", str(PORT)))
     except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        log.error("%s", error)
         return 2
     page = Page(pipeline.broker_url)
     try:
         with serving(page, "0.0.0.0", port):
-            logging.info("the page is at http://localhost:%d", port)
+            log.info("The page is at http://localhost:%d", port)
             # In a thread: a signal inside the client would leave it in an endless loop.
             observer = threading.Thread(target=observe, args=(page, pipeline), daemon=True)
             observer.start()
             observer.join()
             return 1  # for an unexpected error, which has been printed
     except PageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        log.error("%s", error)
         return 1
     except KeyboardInterrupt:
-        logging.info("stopped")
+        log.info("Stopped")
     return 0
 
 

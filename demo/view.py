@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -14,6 +15,8 @@ from demo.observer import EXPECTED_SHARE, Observer
 from demo.text import visible
 from embedded.server import uninterrupted
 
+REFRESH_SECONDS = 0.3
+"""Between two pictures of the live view, which may have to travel: each is 3 to 5 kB."""
 STYLES = {"fraud": "red", "dead_letter": "yellow"}
 
 
@@ -65,15 +68,13 @@ def line(observer: Observer) -> str:
 def watch(observer: Observer, console: Console, title: str, tick: Callable[[], bool]) -> None:
     """Show the view until tick, called several times a second, returns False."""
     # Ctrl-C inside the client's poll would leave the client unusable, in an endless loop.
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
-            while tick():
-                uninterrupted(lambda: observer.poll(0.25))
-                live.update(render(observer, title), refresh=True)
-        return
-    shown = time.monotonic()
-    while tick():
-        uninterrupted(lambda: observer.poll(0.25))
-        if time.monotonic() - shown >= 1:
-            shown = time.monotonic()
-            console.out(line(observer), highlight=False)
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        shown = time.monotonic()
+        while tick():
+            uninterrupted(lambda: observer.poll(0.25))
+            if time.monotonic() - shown >= (REFRESH_SECONDS if live else 1):
+                shown = time.monotonic()
+                if live:
+                    live.update(render(observer, title), refresh=True)
+                else:
+                    console.out(line(observer), highlight=False)

@@ -96,7 +96,8 @@ def serving(page: Page, host: str, port: int) -> Iterator[None]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            raise PageError(f"the page cannot be served at {host}:{port}: {error.strerror}") from None
+            why = f"{error.strerror}: give it a free port in WEB_PORT"
+            raise PageError(f"the page cannot be served at {host}:{port}: {why}") from None
         listener.listen()
         config = uvicorn.Config(
             application(page),

@@ -23,6 +23,10 @@ MAX_DIGITS = 4300
 """The longest integer that counts as a number: Python's default, enforced regardless of the environment."""
 sys.set_int_max_str_digits(MAX_DIGITS)
 
+MOST_SCHEMAS = 2**24
+"""Confluent's serializers put five bytes before a value: a zero, and the number of its schema in a Schema Registry,
+which counts from 1. What would be a larger one is something else, such as UTF-16."""
+
 LEGIT, FRAUD, DEAD_LETTER = "legit", "fraud", "dead_letter"
 
 IS_LEGIT, IS_FRAUD = Decision(LEGIT), Decision(FRAUD)
@@ -65,6 +69,8 @@ def parse(value: bytes | memoryview | None) -> dict[str, Any]:
     """Return the transaction that the value holds, with all its members. Raises InvalidTransaction if it holds none."""
     if not value:
         raise InvalidTransaction("no value" if value is None else "empty value")
+    if value[0] == 0 and 0 < (schema := int.from_bytes(value[1:5], "big")) < MOST_SCHEMAS and len(value) >= 5:
+        raise InvalidTransaction(f"framed for a schema registry: begins like a value of schema {schema}, not like JSON")
     try:
         text = str(value, "utf-8")  # strict; json.loads(bytes) would guess UTF-16 and UTF-32 as well
         transaction = DECODER.decode(text)

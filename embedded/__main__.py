@@ -16,7 +16,7 @@ def main() -> int:
     try:
         if sys.argv[1:2] and sys.argv[1] in TOOLS:
             command = tool_command(*sys.argv[1:])
-            os.execv(command[0], command)  # The tool takes this process over: its streams, signals and exit code.
+            os.execvp(command[0], command)  # The tool takes this process over: its streams, signals and exit code.
         arguments = _parse()
         line = KAFKA_3 if arguments.zookeeper else KAFKA_4
         if arguments.command == "prepare":

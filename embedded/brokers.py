@@ -74,5 +74,5 @@ class KraftBroker(Broker):
         super().__init__(id, port, properties, class_path, watchdog)
         storage = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(self._file))
         formatting = java_command(*storage, options=BRIEF, class_path=class_path, log_level="WARN")
-        formatted = f"[ -e {watchdog.folder}/broker-{id}/meta.properties ] || {shlex.join(formatting)}"
+        formatted = f"[ -e broker-{id}/meta.properties ] || {shlex.join(formatting)}"
         self._command = ["sh", "-c", f"{formatted} && exec {shlex.join(self._command)}"]

@@ -49,8 +49,14 @@ class Jar(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Return the folder of the user's cache that keeps the jars from one run to the next."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Return the folder of the user's cache that keeps the jars from one run to the next.
+
+    Raises JarError if the user has none.
+    """
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise JarError("this user has no home folder for Kafka's jars: name one in XDG_CACHE_HOME") from None
     return Path(cache) / "streaming-fraud-detection" / "jars"
 
 

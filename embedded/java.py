@@ -37,6 +37,8 @@ def java_command(
     if (classes := archive.path_of(class_path)).exists():
         common.append(f"-XX:SharedArchiveFile={classes}")
     return [
+        "env",
+        "LC_ALL=C.UTF-8",  # or it would find no file whose path the user's locale cannot spell
         str(JAVA),
         *common,
         *options,

@@ -14,6 +14,7 @@ from embedded import records
 from embedded.records import Record
 from embedded.service import ROOT as ROOT
 from embedded.service import Restarted, Service, wait_until
+from service.settings import Environment
 
 ROUTES = {route: topic.rpartition(".")[2] for route, (_, topic) in TOPICS.items()}
 """The detector's routes, as the code names them, and how the names of their topics end."""
@@ -42,6 +43,16 @@ class Pipeline:
     def of_compose(cls, broker_url: str, access: Mapping[str, object] = {}) -> Self:
         """Return the pipeline with the names of docker-compose.yml, which are the tutorial's."""
         return cls(broker_url, 4, "fraud-detector", "queueing.transactions", "streaming.transactions", access)
+
+    @classmethod
+    def from_env(cls, environment: Environment) -> Self:
+        """Return the pipeline of the variables of the detector, or as in Compose. Raises ConfigurationError."""
+        cluster = environment.cluster()
+        pipeline = cls.of_compose(cluster.broker_url, cluster.access)
+        pipeline.name = environment.name("CONSUMER_GROUP", pipeline.name)
+        pipeline.transactions = environment.topic("TRANSACTIONS_TOPIC", pipeline.transactions, pipeline.transactions)
+        pipeline.routes = {route: environment.topic(name, topic, topic) for route, (name, topic) in TOPICS.items()}
+        return pipeline
 
     # --- its topics ---
 

@@ -40,7 +40,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._exit_code: int | None = None
         self._file = watchdog.folder / f"{name}.properties"
-        self._file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        self._file.write_text("".join(f"{key}={escaped(value)}\n" for key, value in properties.items()))
         # The JVM's temporary files go into the folder too, or a killed JVM would leave them behind.
         options = [heap, "-XX:+UseG1GC", f"-Djava.io.tmpdir={watchdog.folder}"]
         self._command = java_command(main_class, str(self._file), options=options, class_path=class_path)
@@ -152,6 +152,17 @@ class Server:
                 f"{self.name} still runs {timeout} s after its stop; kill() ends it. Its last lines:\n{self.log_tail()}"
             ) from None
         assert not self.running
+
+
+def escaped(value: str) -> str:
+    """Return a property's value as Java reads it, which takes such a file for Latin-1: UTF-16 in ASCII beyond that."""
+
+    def units(character: str) -> str:
+        return "".join(
+            f"\\u{unit:04x}" for unit in memoryview(character.encode("utf-16-le", "surrogatepass")).cast("H")
+        )
+
+    return "".join(character if character.isascii() else units(character) for character in value)
 
 
 def uninterrupted(action: Callable[[], T]) -> T:

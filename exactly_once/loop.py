@@ -146,8 +146,9 @@ class Loop:
         if elapsed < REPORT_SECONDS and not is_last:
             return
         is_well = not is_last and (self.progress.check() or self.producer.throttled_seconds > 0)
-        counts = " ".join(f"{name}={self.counts[name]}" for name in self.job.counted)
-        log.info("rate=%.0f/s %s lag=%s", (total - self.reported) / elapsed, counts, self.progress.lag)
+        counts = " ".join(f"{name}=%d" for name in self.job.counted)
+        values = [self.counts[name] for name in self.job.counted]
+        log.info(f"rate=%.0f/s {counts} lag=%s", (total - self.reported) / elapsed, *values, self.progress.lag)
         self.reported_at, self.reported = time.monotonic(), total
         if is_well:
             touch(self.member.heartbeat_file)
@@ -159,7 +160,7 @@ def run(name: str, make_job: Callable[[Environment], Job], group: str) -> NoRetu
     Its exit code is 0 after a signal, 1 if Kafka failed, 2 for bad configuration. The name is that of its metrics, the
     group that of its consumer group unless CONSUMER_GROUP says otherwise.
     """
-    set_up_logging()
+    set_up_logging(name)
     # The client has threads of its own. With less frequent switching, the threads wait less for each other.
     sys.setswitchinterval(0.05)
     # A portion makes about 100,000 short-lived objects; the cyclic collector took a tenth of the run time.

@@ -40,10 +40,10 @@ class Progress:
         """When there was last progress, or nothing to read, in seconds since 1970."""
 
     @property
-    def lag(self) -> str:
+    def lag(self) -> int | str:
         """The lag summed over all partitions; unknown during a rebalance, which may give this instance others."""
         lags = self.lags.values()
-        return str(sum(lag or 0 for lag in lags)) if None not in lags and self.consumer.generation else "unknown"
+        return sum(lag or 0 for lag in lags) if None not in lags and self.consumer.generation else "unknown"
 
     def check(self) -> bool:
         """Return whether something has moved since the last time, or there is nothing to read. Raises KafkaError.

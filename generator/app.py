@@ -16,7 +16,7 @@ from generator.pacing import Pacer
 from generator.transactions import create_random_transaction
 from service.connecting import connect
 from service.log import log, set_up_logging
-from service.settings import NUMBER, Cluster, ConfigurationError, Environment
+from service.settings import Cluster, ConfigurationError, Environment
 from service.stopping import Stopping
 
 MAX_IN_FLIGHT = 10_000
@@ -42,12 +42,12 @@ class Settings:
     def from_env(cls, environment: Environment) -> "Settings":
         """Read the settings. Raises ConfigurationError at the first variable that is missing or malformed."""
         read = environment.text
-        rate = read("TRANSACTIONS_PER_SECOND", f"{NUMBER}|unlimited", "a number above 0, such as 1000, or unlimited")
+        remedy = "a number above 0, such as 1000, or unlimited"
         limit = read("TRANSACTIONS_LIMIT", r"inf|0*[1-9][0-9]*", "a whole number above 0, or leave it out", "inf")
         return cls(
             environment.cluster(),
             environment.topic("TRANSACTIONS_TOPIC", "queueing.transactions"),
-            float("inf" if rate == "unlimited" else rate),
+            environment.number("TRANSACTIONS_PER_SECOND", remedy, "unlimited"),
             float(limit),
             environment.heartbeat_file(),
             environment.metrics_port(),
@@ -72,7 +72,7 @@ def generate(settings: Settings, stopping: Stopping, producer: KafkaProducer, de
 
 def main() -> NoReturn:
     """End with the exit code 0 at the limit or after a signal, 1 if something was not delivered, 2 if misconfigured."""
-    set_up_logging()
+    set_up_logging("generator")
     stopping, exit_code = Stopping(), 0
     try:
         settings = Settings.from_env(Environment(os.environ))

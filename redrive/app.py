@@ -96,7 +96,7 @@ def print_what_would_go(job: Redrive, group: str) -> None:
 
 def main() -> None:
     """Redrive, or say what would be. Exit code 2 for bad configuration, 1 if Kafka failed."""
-    set_up_logging()
+    set_up_logging("redrive")
     environment = Environment(os.environ)
     # With FROM it goes through the topic once more, by offsets of its own for each selection.
     again = [os.environ.get(n, "") for n in ("FROM", "TO", "PARTITION", "SINCE", "UNTIL", "REASON", "ATTEMPTS")]

@@ -1,7 +1,11 @@
-"""A service's log, and the heartbeat for its container's health check."""
+"""A service's log, as text or as JSON, and the heartbeat for its container's health check."""
 
 import logging
+import os
+import sys
 from pathlib import Path
+
+from service.json_log import write_objects
 
 REPORT_SECONDS = 5
 """The time between two lines of counters, and between two heartbeats."""
@@ -50,10 +54,11 @@ class Throttled(logging.Filter):
         return is_news
 
 
-def set_up_logging() -> None:
+def set_up_logging(service: str) -> None:
     """Log our lines and, of the client's, only what a quota holds back, and why Kafka rejects a batch."""
     logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
     logging.captureWarnings(True)
+    choose_format(service)
     log.setLevel(logging.INFO)  # not the client's, which has a dozen lines for each attempt to connect
     connection = logging.getLogger("kafka.net.connection")
     connection.setLevel(logging.WARNING)
@@ -61,6 +66,16 @@ def set_up_logging() -> None:
     sender = logging.getLogger("kafka.producer.sender")
     sender.setLevel(logging.WARNING)
     sender.addFilter(OnceInAWhile())
+
+
+def choose_format(service: str) -> None:
+    """Log text, or objects with LOG_FORMAT=json. Ends the process with exit code 2 if it asks for anything else."""
+    wanted = os.environ.get("LOG_FORMAT") or "text"
+    if wanted == "json":
+        write_objects(service)
+    elif wanted != "text":
+        log.error("LOG_FORMAT is %r: give it text or json, or leave it out", wanted)
+        sys.exit(2)
 
 
 def touch(path: str) -> None:

@@ -16,7 +16,7 @@ PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 ADDRESS = rf"([^\s,:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\]):[0-9]+")
 BROKERS, LIKE_BROKERS = "KAFKA_BROKER_URL", "(KAFKA_)?(BOOTSTRAP_SERVERS?|BROKERS?(_LIST|_URLS)?)"
-NUMBER = r"(?=.*[1-9])([0-9]+\.?[0-9]*|\.[0-9]+)"  # above 0
+NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([Ee][-+]?[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,15 @@ class Environment:
         """Return the name of a topic."""
         remedy = f"the name of a topic (letters, digits, '.', '_', '-'), such as {example}"
         return self.text(name, TOPIC, remedy, default)
+
+    def number(self, name: str, remedy: str, endless: str, default: str = "") -> float:
+        """Return a finite number above 0, in the notation of JSON or C; infinity for the word that stands for it."""
+        value = self.text(name, f"{endless}|{NUMBER}", remedy, default)
+        if value == endless:
+            return float("inf")
+        if not 0 < float(value) < float("inf"):
+            raise ConfigurationError(f"{name} is {value!r}: give it {remedy}")
+        return float(value)
 
     def metrics_port(self) -> int:
         """Return the port that Prometheus scrapes; 0 for no metrics."""

@@ -16,7 +16,7 @@ from kafka import TopicPartition
 from detector.rule import FRAUD_AMOUNT, InvalidTransaction, parse
 from exactly_once import Input, Job, Out, Output, Portion, Record, run
 from service.log import log
-from service.settings import NUMBER, ConfigurationError, Environment
+from service.settings import ConfigurationError, Environment
 from smurfing.candidates import Transfer, candidate_of, name_of, transfer_of
 from smurfing.rings import GRACE_MS, HOUR_MS, Receivers, Ring
 
@@ -43,7 +43,7 @@ class Smurfing(Job):
         hours = read("SMURFING_HOURS", r"[1-9][0-9]{0,3}", "a whole number from 1 to 9999", "24")
         self.window_ms = int(hours) * HOUR_MS
         remedy = "a number above 0, such as 10000, or leave it out"
-        self.alert_amount = float(read("ALERT_AMOUNT", rf"inf|{NUMBER}", remedy, "inf"))
+        self.alert_amount = environment.number("ALERT_AMOUNT", remedy, "inf", "inf")
         self.frauds = environment.topic("FRAUD_TOPIC", "streaming.transactions.fraud")
         candidates, alerts = "streaming.smurfing.candidates", "streaming.alerts"
         self.candidates = environment.topic("CANDIDATES_TOPIC", candidates, candidates)

@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,8 +16,9 @@ from xdist.workermanage import WorkerController
 import timing
 from embedded import KAFKA_3, KAFKA_4, Cluster, Line
 from embedded.pipeline import ROOT, Pipeline
+from embedded.service import Service
 from faults import table
-from harness import STARTED
+from harness import STARTED, as_text
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -105,6 +107,22 @@ def nothing_goes_on() -> Iterator[None]:
 def line(request: pytest.FixtureRequest) -> Line:
     """The line of Kafka that a test runs on: Kafka 4 unless it is a guarantee."""
     return getattr(request, "param", KAFKA_4)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_log_is_read() -> Iterator[None]:
+    """Have every service that a test starts log objects, and read each line; a test sees the text."""
+    start, printed = Service.__init__, Service.log
+
+    def start_with_objects(self: Service, name: str, environ: Mapping[str, str], *command: Any, **named: Any) -> None:
+        is_ours = not any(command[:1]) or "-m" in command[0]  # and no script of a test
+        start(self, name, {"LOG_FORMAT": "json" if is_ours else "text", **environ}, *command, **named)
+        self.read = partial(as_text, name) if is_ours else str  # type: ignore[attr-defined]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Service, "__init__", start_with_objects)
+        patch.setattr(Service, "log", property(lambda self: self.read(printed.__get__(self))))
+        yield
 
 
 @pytest.fixture(scope="session")

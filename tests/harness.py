@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,6 +44,22 @@ def start(module: str, *arguments: str, **options: object) -> "subprocess.Popen[
     process = subprocess.Popen(command, **{"cwd": ROOT, "text": True} | options)  # type: ignore[call-overload]
     STARTED.append(psutil.Process(process.pid))
     return process  # type: ignore[no-any-return]
+
+
+def as_text(name: str, log: str) -> str:
+    """Return a log of LOG_FORMAT=json as it would be without. Fails at a line that is no object."""
+    *lines, rest = log.split("\n")
+    return "\n".join([*(_as_text(name, line) for line in lines), rest])
+
+
+def _as_text(name: str, line: str) -> str:
+    if name == "redrive" and not line.startswith("{"):  # its report, which is for people
+        return line
+    logged = json.loads(line)
+    assert logged["service"] == name.replace("-", "_")
+    time = datetime.fromisoformat(logged["time"]).astimezone()
+    text = f"{time:%Y-%m-%d %H:%M:%S},{time.microsecond // 1000:03} {logged['level']} {logged['message']}"
+    return text + (f"\n{logged['exception']}" if "exception" in logged else "")
 
 
 def read_terminal(terminal: int) -> bytes:

@@ -52,7 +52,10 @@ TOPICS = [
     ("x" * 250, "name of a topic"),
     ("ö", "name of a topic"),
 ]
-RATES = [(value, "number above 0") for value in ("abc", "-1", "0", "0.0", "nan", "inf", "1,000", "1 000")]
+RATES = [
+    (value, "number above 0")
+    for value in ("abc", "-1", "0", "0.0", "nan", "inf", "1,000", "1 000", "1e", "0e3", "1e400", "1e-400")
+]
 CASES = [
     *[("generator", name, "", "not set") for name in GENERATOR],
     *[("detector", name, "", "not set") for name in DETECTOR],
@@ -63,6 +66,7 @@ CASES = [
     *[("detector", name, *TOPICS[0]) for name in DETECTOR if name.endswith("_TOPIC")],
     *[("generator", "TRANSACTIONS_PER_SECOND", *case) for case in RATES],
     *[("generator", "TRANSACTIONS_LIMIT", value, "whole number above 0") for value in ("0", "-1", "1.5", "many")],
+    *[(service, "LOG_FORMAT", "xml", "text or json") for service in ("generator", "detector")],
     ("detector", "LEGIT_TOPIC", "streaming.transactions.fraud", "each its own"),
     ("detector", "DEAD_LETTER_TOPIC", "queueing.transactions", "each its own"),
     ("detector", "CONSUMER_GROUP", "fraud detector", "without spaces"),

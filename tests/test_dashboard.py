@@ -315,8 +315,18 @@ def test_a_broker_that_goes_away_and_comes_back(page: Page, pipeline: Pipeline, 
     expect(page.locator("#banner")).not_to_contain_text("does not answer")
 
 
+PHONE = {
+    **{"title": "x" * 249, "expected_share": 0.1, "share": 0.1, "p50": 1, "p99": 1, "started": 0, "skipped": 1},
+    **{"last_skipped": "x" * 400, "lags": {"detector": 0, "smurfing": 1, "alerter": 1}, "alert_count": 1},
+    "fraud": [{"at": 0, "amount": "1.00e+401", "currency": "EUR…", "source": "x" * 20 + "…", "target": "y" * 20 + "…"}],
+    "alerts": [{"at": 0, **dict.fromkeys(("rule", "target", "sources", "sum", "currency", "first", "last"), "x" * 41)}],
+    "dead_letter": [],
+}
+"""Figures with the longest of everything, and no dead letter."""
+
+
 def test_keyboard_phone_and_dark(page: Page) -> None:
-    """Tab reaches the button and every table, visibly; Pause holds the figures; nothing is wider than a phone."""
+    """Tab reaches the button and every table, visibly; Pause holds the figures; a phone shows all at once."""
     reached = []
     for _ in range(10):
         page.keyboard.press("Tab")
@@ -332,7 +342,14 @@ def test_keyboard_phone_and_dark(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#state")).to_have_text("live")
     page.set_viewport_size({"width": 360, "height": 740})
+    page.evaluate("figures => { isPaused = true; show(figures); }", PHONE | {"topics": page.evaluate("newest.topics")})
+    page.evaluate("document.querySelectorAll('#topics h3').forEach(topic => { topic.textContent = 'x'.repeat(249); })")
     wait_until(lambda: page.evaluate("document.documentElement.scrollWidth") <= 360, 120)
+    cut = "[...document.querySelectorAll('.scroll')].filter(region => region.scrollWidth > region.clientWidth).length"
+    assert page.evaluate(cut) == 0
+    names = "[...document.querySelectorAll('#fraud td')].map(cell => getComputedStyle(cell, '::before').content)"
+    assert page.evaluate(names) == ['"read at"', '"amount"', '"currency"', '"source"', '"target"']
+    expect(page.locator("#dead_letter")).to_have_text("none yet")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light

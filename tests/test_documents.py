@@ -131,7 +131,7 @@ def rows(text: str, first: str) -> list[list[str]]:
 
 def variables_of(service: str) -> set[str]:
     """Return the names that a service looks up: itself, through `Environment`, or in the engine if it is a job."""
-    files = [ROOT / service / "app.py", ROOT / "service/settings.py"]
+    files = [ROOT / service / "app.py", ROOT / "service/settings.py", ROOT / "service/log.py"]
     if re.search(r"^from exactly_once import .*\brun\b", files[0].read_text(), re.M):
         files.append(ROOT / "exactly_once/member.py")
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]

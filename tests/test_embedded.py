@@ -34,10 +34,13 @@ def kafka() -> Iterator[Cluster]:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which clusters put their own, here and in processes that the test starts."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # This process has asked for TMPDIR long ago.
-    return tmp_path
+    """The folder in which clusters put their own, here and in processes that the test starts; its name is not ASCII."""
+    folder = tmp_path / "a проект"
+    folder.mkdir()
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))  # This process has asked for TMPDIR long ago.
+    return folder
 
 
 @pytest.fixture
@@ -242,6 +245,14 @@ def test_a_secured_broker_says_how_to_connect(temporary: Path) -> None:
             os.killpg(process.pid, signal.SIGINT)
         assert process.wait(30) == 0
     assert left_behind(temporary) == []
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no name."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what Python finds then
+    with pytest.raises(jars.JarError, match="name one in XDG_CACHE_HOME"):
+        jars.cache_folder()
 
 
 def test_second_preparation_needs_no_network(copied_cache: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -20,6 +21,7 @@ from harness import NoName, memory_peak_mb, transaction
 from raw import wire
 
 MINUTE = 60_000
+SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/alert.schema.json").read_text()))
 
 
 @pytest.mark.parametrize(
@@ -62,8 +64,10 @@ class Smurfing:
         records.write(self.pipeline.broker_url, self.frauds, written)
 
     def told(self) -> list[dict[str, Any]]:
-        """Return the alerts."""
-        return [json.loads(record.value or b"") for record in self.pipeline.read(self.alerts)]
+        """Return the alerts, each as docs/alert.schema.json has it."""
+        alerts = [json.loads(record.value or b"") for record in self.pipeline.read(self.alerts)]
+        assert all(map(SCHEMA.is_valid, alerts)), alerts
+        return alerts
 
     def configs(self) -> dict[str, Any]:
         """Return the configuration of the candidates topic."""

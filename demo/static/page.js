@@ -110,12 +110,15 @@ function list(name, found) {
   const key = JSON.stringify(found);
   if (body.shown === key) return;
   body.shown = key;
+  const headings = [...body.parentElement.tHead.rows[0].cells].map((heading) => heading.textContent);
   body.replaceChildren(...found.map((item) => {
     const row = document.createElement("tr");
     row.append(make("td", clock(item.at), "time"), ...COLUMNS[name].map((column) =>
       make("td", item[column] ?? "", NUMBERS.has(column) ? "number" : column)));
+    headings.forEach((heading, index) => { row.cells[index].dataset.name = heading; }); // shown on a phone
     return row;
   }));
+  if (!found.length) body.insertRow().append(make("td", "none yet", "none"));
 }
 
 function banner(problems) {

@@ -27,6 +27,16 @@ def transaction(**members: object) -> bytes:
     return json.dumps({"source": "alice", "target": "bob", "amount": 10, "currency": "EUR"} | members).encode()
 
 
+@pytest.mark.parametrize(
+    ("start", "is_framed"), [(b"\0\0\0\0\1", True), (b"\0\0\1\0\0", True), (b"\0\0\0\1", False), (b'\0{\0"\0', False)]
+)
+def test_a_framed_value_is_told_as_such(start: bytes, is_framed: bool) -> None:
+    """What a serializer with a Schema Registry writes has a reason of its own; what is short, or UTF-16, has not."""
+    value = start + transaction() if is_framed else start
+    for framed in (value, memoryview(value)):
+        assert decide(framed).reason.startswith("framed for a schema registry: ") == is_framed
+
+
 @pytest.mark.parametrize(("value", "expected"), cases())
 def test_corpus(value: bytes | None, expected: str) -> None:
     """Every case of the corpus gets its route, and a reason if and only if it is a dead letter."""

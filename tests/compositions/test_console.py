@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from itertools import islice
 
@@ -68,6 +69,22 @@ def test_a_tool_on_the_host_reads(stack: Stack, pipeline: Pipeline) -> None:
     assert bindings == [{"HostIp": "127.0.0.1", "HostPort": str(HOST_PORT)}]
 
 
+def test_make_consume_takes_no_memory_of_the_brokers(stack: Stack, pipeline: Pipeline) -> None:
+    """It ends by itself after N records, or with whoever reads them; a topic that is not there it does not create."""
+    lines = stack.make(f"consume TOPIC={pipeline.fraud} N=5", quiet=False).splitlines()
+    assert len([line for line in lines if line.startswith('{"source"')]) == 5
+    three = stack.make(f"consume TOPIC={pipeline.transactions}", quiet=False, after="2>/dev/null | head -n 3; true")
+    assert three.count('{"source"') == 3
+    (broker,) = containers("broker")
+    assert "Console" not in run(f"docker top {broker['Id']}")
+    assert run("docker ps --quiet --filter name=look-") == ""
+    said = run("make consume TOPIC=queuing.transactions", code=2)
+    assert said.startswith("There is no topic queuing.transactions, but: ")
+    assert pipeline.transactions in said
+    with pipeline.admin() as admin:
+        assert "queuing.transactions" not in admin.list_topics()
+
+
 def test_make_consume_shows_control_characters(stack: Stack, pipeline: Pipeline) -> None:
     """On a terminal `make consume` prints line by line what is legible, and obeys nothing; Ctrl-C ends it."""
     hostile = "\x1b]52;c;aGk=\x07 \u009b2J \x7f\r\x00 café 中 \U0001f600".encode() + b" \xff\x9b."
@@ -106,5 +123,5 @@ def test_make_consume_shows_control_characters(stack: Stack, pipeline: Pipeline)
         os.close(parent)
     (line,) = [line for line in output.split(b"\n") if "café".encode() in line]
     assert line.decode().rstrip("\r") == "�]52;c;aGk=� �2J ��� café 中 😀 ��."
-    (broker,) = containers("broker")
-    wait_until(lambda: "ConsoleConsumer" not in run(f"docker top {broker['Id']}"), 120)
+    assert process.returncode == -signal.SIGINT
+    wait_until(lambda: run("docker ps --quiet --filter name=look-") == "", 120)

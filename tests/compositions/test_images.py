@@ -30,6 +30,17 @@ def private(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Path:
     return copy
 
 
+def test_prometheus_can_read_its_configuration(private: Path) -> None:
+    """Its image takes files that nobody else may read, and its user can."""
+    shutil.copytree(ROOT / "compose/monitoring", private / "monitoring", dirs_exist_ok=True)
+    run(f"chmod -R go= {private}/monitoring")
+    image = run(f"docker build -q {private}/monitoring").split()[-1]
+    try:
+        run(f"docker run --rm --entrypoint promtool {image} check config /etc/prometheus/prometheus.yml")
+    finally:
+        run(f"docker image rm --force {image}")
+
+
 @pytest.mark.parametrize("name", ROOMS)
 def test_an_image_holds_what_it_needs(private: Path, name: str) -> None:
     """Nothing but the rooms that its service imports, without tests; and its user can import the service."""

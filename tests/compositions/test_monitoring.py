@@ -20,6 +20,9 @@ FOLDER = ROOT / "compose" / "monitoring"
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"][0]["rules"]
 NAMES = [rule["alert"] for rule in RULES]
 TESTS = yaml.safe_load((FOLDER / "rules.test.yml").read_text())["tests"]
+DASHBOARD = json.loads((FOLDER / "grafana" / "dashboard.json").read_text())
+QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+"""What the panels of Grafana ask Prometheus."""
 MONITORED = "-f docker-compose.yml -f compose/monitoring.yml"
 PAGE, PROMETHEUS = 8080, 9090
 
@@ -52,7 +55,7 @@ def monitored(stack: Stack) -> Iterator[Stack]:
 
 @only_v2
 def test_everything_is_found_and_asked(monitored: Stack) -> None:
-    """Prometheus scrapes each replica and has every rule; each metric in a rule exists; the page has figures."""
+    """Prometheus scrapes each replica and has every rule; it knows what rules and panels ask; the page has figures."""
 
     def targets() -> list[tuple[str, str]]:
         return sorted((t["labels"]["job"], t["health"]) for t in ask("targets").get("activeTargets", []))
@@ -85,10 +88,15 @@ def test_everything_is_found_and_asked(monitored: Stack) -> None:
         assert {binding["HostIp"] for ports in host["PortBindings"].values() for binding in ports} == {"127.0.0.1"}
         assert run(f"docker exec {container['Id']} id -u").strip() != "0"
 
+    monitored.kafka("kafka-console-producer --topic queueing.transactions", before="echo no transaction |")
+    for query in QUERIES:
+        wait_until(lambda q=query: ask(f"query?query={quote(q)}").get("result"), 240, lambda q=query: q)
+
 
 def test_compose_takes_the_overlay(stack: Stack) -> None:
-    """Either version of Compose reads it without a complaint."""
+    """Either version of Compose reads it, and the one with Grafana, without a complaint."""
     stack.quiet(f"{MONITORED} config -q")
+    stack.quiet(f"{MONITORED} -f compose/grafana.yml config -q")
 
 
 def test_the_rules_pass_their_own_tests() -> None:

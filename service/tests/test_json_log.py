@@ -1,0 +1,56 @@
+"""The log as objects: what is a member, and that nothing breaks a line."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from service.json_log import Objects
+
+FORGED = 'x level=CRITICAL rate=9\n{"time": 0}\r\x1b[2J \ud800 "'
+
+
+def members(message: str, *values: object) -> dict[str, object]:
+    """Return what becomes of a warning."""
+    line = Objects("detector").format(logging.LogRecord("service", logging.WARNING, "", 0, message, values, None))
+    assert line.isascii()
+    assert line.isprintable()
+    found = json.loads(line)
+    assert list(found)[:4] == ["time", "level", "service", "message"]
+    assert (found["level"], found["service"]) == ("WARNING", "detector")
+    assert found["message"] == message % values
+    return {name: value for name, value in found.items() if name not in ("time", "level", "service", "message")}
+
+
+def test_figures_are_numbers() -> None:
+    """What a message names is a member, without the unit; what is no number in JSON is text."""
+    assert members("rate=%.1f/s legit=%d lag=%s", 12.34, 5, "unknown") == {"rate": 12.34, "legit": 5, "lag": "unknown"}
+    assert members("%s[%d]: 5 %% of it; waiting=%d", "topic", 3, 7) == {"waiting": 7}
+    assert members("target=%s", float("inf")) == {"target": "inf"}
+
+
+@pytest.mark.parametrize("message", ["passed over %s", "%r", "level=%s"])
+def test_nothing_is_forged(message: str) -> None:
+    """What a message quotes is in the message alone, and is no second line."""
+    assert members(message, FORGED) == {}
+
+
+CRASH = """
+import threading
+from service.log import set_up_logging
+set_up_logging("x")
+threading.Thread(target=lambda: 1 / 0).start()
+1 / 0
+"""
+
+
+def test_a_traceback_is_in_a_line() -> None:
+    """Also that of an error which nothing catches, in any thread."""
+    environ = os.environ | {"LOG_FORMAT": "json"}
+    ended = subprocess.run([sys.executable, "-c", CRASH], env=environ, capture_output=True, text=True)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert ["ZeroDivisionError" in line["exception"] for line in lines] == [True, True]
+    assert ended.returncode == 1
