@@ -58,8 +58,8 @@ def set_up_logging(service: str) -> None:
     """Log our lines and, of the client's, only what a quota holds back, and why Kafka rejects a batch."""
     logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
     logging.captureWarnings(True)
-    choose_format(service)
     log.setLevel(logging.INFO)  # not the client's, which has a dozen lines for each attempt to connect
+    choose_format(service)
     connection = logging.getLogger("kafka.net.connection")
     connection.setLevel(logging.WARNING)
     connection.addFilter(Throttled())
