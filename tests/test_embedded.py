@@ -35,7 +35,7 @@ def kafka() -> Iterator[Cluster]:
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which clusters put their own, here and in processes that the test starts; its name is not ASCII."""
-    folder = tmp_path / "a проект"
+    folder = tmp_path / "проект"
     folder.mkdir()
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("TMPDIR", str(folder))

@@ -27,7 +27,7 @@ def clean_environment() -> dict[str, str]:
     """Return our environment without what the caller's shell, or a make that runs the tests, says to Compose."""
     files = [*ROOT.glob("docker-compose*.yml"), *ROOT.glob("compose/*.yml")]
     variables = {name for file in files for name in re.findall(r"\$\{(\w+)", file.read_text())}
-    variables |= {"KRAFT", "THREE_BROKERS", "SECURE", "MONITORING", "ALERTS"}
+    variables |= {"KRAFT", "THREE_BROKERS", "SECURE", "MONITORING", "GRAFANA", "ALERTS"}
     clean = {k: v for k, v in os.environ.items() if k not in variables and not re.match("COMPOSE|MAKE|MFLAGS|TOPIC", k)}
     # In a narrow terminal v1 breaks the names of containers.
     return clean | {"COMPOSE_PROJECT_NAME": PROJECT, "COLUMNS": "250", "COMPOSE_HTTP_TIMEOUT": "600"}
