@@ -58,7 +58,9 @@ async def _initialize(connection: Any, timeout_at: float | None = None) -> None:
         if connection.sasl_enabled:
             await connection._sasl_authenticate(timeout_at)
         if identity := connection.config[IDENTITY]:
-            identity.check(await _ask_cluster_id(connection, timeout_at), connection.transport.host_port())
+            identity.check(
+                await _ask_cluster_id(connection, timeout_at), connection.transport.host_port().partition("<")[0]
+            )
         UNANSWERED.pop(connection.transport.getPeer()[:2], None)
     except Exception as error:
         connection.close(error)
