@@ -57,11 +57,10 @@ async def _initialize(connection: Any, timeout_at: float | None = None) -> None:
         await connection._get_api_versions(timeout_at)
         if connection.sasl_enabled:
             await connection._sasl_authenticate(timeout_at)
+        peer = connection.transport.getPeer()[:2]
         if identity := connection.config[IDENTITY]:
-            identity.check(
-                await _ask_cluster_id(connection, timeout_at), connection.transport.host_port().partition("<")[0]
-            )
-        UNANSWERED.pop(connection.transport.getPeer()[:2], None)
+            identity.check(await _ask_cluster_id(connection, timeout_at), f"{peer[0]}:{peer[1]}")
+        UNANSWERED.pop(peer, None)
     except Exception as error:
         connection.close(error)
     else:
