@@ -20,7 +20,7 @@ look() {
       grep -qxF -- "$2" <<<"$topics" || { echo "There is no topic $2, but:" $topics; exit 1; }
       # What a terminal would obey, such as escape sequences, is shown as a replacement character each; UTF-8 stays legible.
       kafka-console-consumer "${kafka[@]}" --topic "$2" --isolation-level read_committed --from-beginning \
-        --value-deserializer org.apache.kafka.common.serialization.StringDeserializer ${3:+--max-messages "$3"} |
+        "$PROPERTY" value.deserializer=org.apache.kafka.common.serialization.StringDeserializer ${3:+--max-messages "$3"} |
         LC_ALL=C sed -u -e 's/[\x00-\x08\x0b-\x1f\x7f]/�/g' -e 's/\xc2[\x80-\x9f]/�/g'
       ;;
     share)
@@ -37,11 +37,15 @@ export CONSUMER_GROUP=${CONSUMER_GROUP:-fraud-detector} TRANSACTIONS_TOPIC=${TRA
 [[ $what != consume || ${4:-1} =~ ^[1-9][0-9]{0,8}$ ]] || { echo "N is '$4': give it the number of records to print, or leave it out"; exit 1; }
 [[ $broker ]] || { echo "No broker runs here: 'make up' first."; exit 1; }
 
+image=$(docker inspect -f '{{.Config.Image}}' "$broker")
+# Kafka 4's name for it; it warns of the other.
+export PROPERTY=--formatter-property
+[[ $image != *:7.* ]] || PROPERTY=--property
 name=look-$$-$RANDOM
 trap 'docker rm --force --volumes "$name" >/dev/null 2>&1' EXIT
 trap exit INT TERM HUP
 # In the background, so that the signals above are handled at once.
 docker run --name "$name" --network "container:$broker" --memory 512m --pids-limit 256 --cap-drop ALL \
-  --security-opt no-new-privileges --env CONSUMER_GROUP --env TRANSACTIONS_TOPIC --env KAFKA_HEAP_OPTS=-Xmx256m \
-  --entrypoint bash "$(docker inspect -f '{{.Config.Image}}' "$broker")" -c "set -euo pipefail; $(declare -f look); look \"\$@\"" - "${@:2}" &
+  --security-opt no-new-privileges --env CONSUMER_GROUP --env TRANSACTIONS_TOPIC --env PROPERTY --env KAFKA_HEAP_OPTS=-Xmx256m \
+  --entrypoint bash "$image" -c "set -euo pipefail; $(declare -f look); look \"\$@\"" - "${@:2}" &
 wait $!

@@ -39,7 +39,8 @@ $compose up -d "$@" || { explain; exit 1; }
 
 echo "Waiting until it works ..."
 SECONDS=0
-for id in $($compose ps -aq); do
+# The other composition has the same project: the services have to be named.
+for id in $($compose ps -aq $($compose config --services)); do
   until works "$id"; do
     case $(state "$id") in
       *" 2") ;; # the configuration is wrong: no further attempt will mend that
