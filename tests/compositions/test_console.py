@@ -12,7 +12,7 @@ import pytest
 from kafka import KafkaConsumer
 
 from compositions.engine import HOST_PORT, ROOT, clean_environment, containers, run
-from compositions.stack import Stack
+from compositions.stack import Stack, only_v2
 from embedded.pipeline import Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
@@ -69,6 +69,7 @@ def test_a_tool_on_the_host_reads(stack: Stack, pipeline: Pipeline) -> None:
     assert bindings == [{"HostIp": "127.0.0.1", "HostPort": str(HOST_PORT)}]
 
 
+@only_v2  # Compose has no part in it
 def test_make_consume_takes_no_memory_of_the_brokers(stack: Stack, pipeline: Pipeline) -> None:
     """It ends by itself after N records, or with whoever reads them; a topic that is not there it does not create."""
     lines = stack.make(f"consume TOPIC={pipeline.fraud} N=5", quiet=False).splitlines()
