@@ -64,7 +64,7 @@ def unreachable(addresses: Iterable[str]) -> str:
         try:
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             remedy = "check advertised.listeners of the broker"
             return f"Kafka sends its clients to {address}, which cannot be reached ({error}): {remedy}"
     return ""

@@ -95,7 +95,7 @@ def _places(addresses: Iterable[str]) -> Iterator[Place]:
     until = time.monotonic() + PROBE_SECONDS
     for address in addresses:
         host, _, port = address.rpartition(":")
-        with suppress(OSError):
+        with suppress(OSError, UnicodeError):  # the latter from a name that cannot be one
             for found in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
                 yield Place(address, found, until)
 

@@ -39,7 +39,10 @@ async def _connect(
 ) -> Any:
     factory = KafkaNetSocket(proxy_url)
     error: Exception = KafkaConnectionError("DNS Resolution failure")
-    found = sorted(factory.dns_lookup(host, port), key=lambda place: UNANSWERED[place[4][:2]])
+    try:
+        found = sorted(factory.dns_lookup(host, port), key=lambda place: UNANSWERED[place[4][:2]])
+    except UnicodeError as unnamed:  # such as a name with more than 63 characters between two dots
+        raise KafkaConnectionError(f"no name of a host: {unnamed}") from None
     for place in found:
         until = timeout_at if place is found[-1] else time.monotonic() + ADDRESS_SECONDS
         UNANSWERED[place[4][:2]] += 1
