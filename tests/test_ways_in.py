@@ -36,12 +36,18 @@ ROOMS = ("generator", "detector", "smurfing", "alerter", "redrive", "exactly_onc
 @contextmanager
 def quota(cluster: Cluster, name: str, limit: int) -> Iterator[None]:
     """Limit what everybody may do on the cluster, for the duration of the block."""
-    user = ("--alter", "--entity-type", "users", "--entity-name", "ANONYMOUS")
-    for option, value in (("--add-config", f"{name}={limit}"), ("--delete-config", name)):
-        done = cluster.tool("kafka-configs", *user, option, value)
+
+    def alter(option: str, value: str) -> None:
+        done = cluster.tool(
+            "kafka-configs", "--alter", "--entity-type", "users", "--entity-name", "ANONYMOUS", option, value
+        )
         assert done.returncode == 0, done.stderr
-        if option == "--add-config":
-            yield
+
+    alter("--add-config", f"{name}={limit}")
+    try:
+        yield
+    finally:  # others use the cluster as well
+        alter("--delete-config", name)
 
 
 def test_a_quota_on_what_is_written(cluster: Cluster, pipeline: Pipeline) -> None:
