@@ -104,7 +104,8 @@ def test_no_cluster_is_started_over_another(stack: Stack) -> None:
     refused = run("make kafka", code=2)
     assert refused.startswith("The broker of another cluster is here: 'make down' first.")
     volumes = {mount["Name"].split("_", 1)[1] for c in containers() for mount in c["Mounts"]}
-    assert volumes == ({"kraft-data"} if "KRAFT" in stack.variables else {f"broker-{n}-data" for n in (1, 2, 3)})
+    three = {"cluster-id", *(f"broker-{n}-data" for n in (1, 2, 3))}
+    assert volumes == ({"kraft-data"} if "KRAFT" in stack.variables else three)
 
 
 @overlays(KRAFT)
