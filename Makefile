@@ -119,7 +119,7 @@ scale: engine ## Run several detectors, which share the partitions: make scale N
 .PHONY: attack
 attack: override ALERTS := 1
 attack: engine $(BIN)/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
-	@$(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+	@env $$($(NAMES)) $(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
 
 REDRIVE = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/redrive.yml

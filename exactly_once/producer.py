@@ -1,11 +1,12 @@
 """The output: a Kafka transaction for each portion, made of its requests.
 
 A producer asks once for an id, with an epoch that shuts out whoever had its transactional id before (InitProducerId).
-Then each transaction takes three round trips:
+Then each transaction takes four round trips:
 
 1. its coordinator learns which partitions take part (AddPartitionsToTxn), and which group (AddOffsetsToTxn);
-2. the partitions' leaders get the batches (Produce), and the group's coordinator gets the offsets (TxnOffsetCommit);
-3. its coordinator decides (EndTxn), and tells all that took part. Readers of committed records see it from then on.
+2. the partitions' leaders get the batches (Produce);
+3. the group's coordinator gets the offsets (TxnOffsetCommit);
+4. its coordinator decides (EndTxn), and tells all that took part. Readers of committed records see it from then on.
 
 The versions of the requests are those of Kafka's transactions of version 1, see docs/guarantees.md.
 """
@@ -107,8 +108,10 @@ class Producer:
         # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
         # _abort_again), this one's does.
         await self.begin(self.previous | targets)
-        written = self.brokers.write(out.batches, self.coordinator[1])
-        await self.brokers.all(written, self._write_offsets(out.offsets, out.group))
+        # One after the other: before it takes either, a broker asks the coordinator whether the transaction is there, and
+        # gives up a question that is not answered yet when the next one comes.
+        await self.brokers.write(out.batches, self.coordinator[1])
+        await self._write_offsets(out.offsets, out.group)
         await self.end(is_commit=True)
         self.previous = targets
 
