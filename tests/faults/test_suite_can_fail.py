@@ -23,7 +23,7 @@ CARELESS = (sys.executable, "tests/faults/careless/app.py")
 def test_the_tutorials_detector_loses_records(cluster: Cluster, seed: int) -> None:
     """Killed, it goes on at the end of the topic, and a value that is no JSON stops it for good."""
     pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
-    with Trial("tutorial", pipeline, seed, (sys.executable, "tests/faults/tutorial/app.py")) as trial:
+    with Trial("tutorial", pipeline, seed, (sys.executable, "docs/steps/step1_loop.py")) as trial:
         for topic in pipeline.outputs:
             pipeline.create(topic)
         detector = trial.start()
