@@ -33,7 +33,8 @@ def save(verdicts: Iterable["Verdict"]) -> None:
     """Put what became of a step, under each fault, into the file."""
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for verdict in verdicts:
-        fault, _, _ = verdict.fault.partition("[")
+        fault, _, parameters = verdict.fault.rstrip("]").partition("[")
+        fault = " ".join([fault, *(name for name in parameters.split("-") if name not in ("", "kafka4"))])
         found = {name: count for name, count in asdict(verdict).items() if name not in ("fault", "recoveries")}
         results.setdefault(fault, {})[str(STEP)] = {"date": time.strftime("%Y-%m-%d", time.gmtime())} | found
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

@@ -446,4 +446,5 @@ def test_one_broker_of_three(rounds: int, verdicts: list[Verdict], seed: int, ho
                 broker.start()
             broker.wait_ready()
         judge(trial, verdicts)
-        assert set(detector.exit_codes) <= {1}, detector.log
+        if not STEP:
+            assert set(detector.exit_codes) <= {1}, detector.log
