@@ -16,6 +16,24 @@ STEPS = {
     "4": ("4, the engine", "detector"),
 }
 """The heading of each step's column, and its name in the benchmark."""
+KINDS = {
+    "malformed records": "one record in twenty is malformed",
+    "hostile values": "values of every hostile kind",
+    "detector killed": "the program is killed",
+    "detector killed at commit before": "it is killed right before a commit",
+    "detector killed at commit after": "it is killed right after one",
+    "detector stopped": "it is stopped in order",
+    "zombie": "it stands still, and another takes over",
+    "rescale": "instances come and go",
+    "broker restarted": "the broker is restarted",
+    "broker killed": "the broker is killed",
+    "broker paused": "the broker stands still",
+    "network cut, slow, half-open": "the network is cut, slow, half-open",
+    "one broker of three killed": "one broker of three is killed",
+    "one broker of three restarted": "one broker of three is restarted",
+    "one broker of three frozen": "one broker of three stands still",
+}
+"""What the fault suite inflicts, by the names of its tests, and how the table calls it; what is not here comes last."""
 WRONG = {"lost": "lost", "doubled": "doubled", "hanging": "partitions stuck"}
 """What a verdict counts, and how the table calls it."""
 DRAIN = {"records_per_second": ("drain, records/s", ",.0f"), "cpu_us_per_record": ("CPU, µs/record", ",.1f")}
@@ -26,8 +44,8 @@ def block(results: Path) -> str:
     faults: dict[str, dict[str, dict[str, Any]]] = json.loads(FAULTS.read_text())
     measured: dict[str, Any] = json.loads(results.read_text())
     lines = [["what happens", *(heading for heading, _ in STEPS.values())]]
-    for fault in sorted(faults, key=lambda name: ("malformed" not in name, name)):
-        lines.append([fault, *(_cell(faults[fault].get(step)) for step in STEPS)])
+    for fault in sorted(faults, key=lambda name: [*KINDS, name].index(name)):
+        lines.append([KINDS.get(fault, fault), *(_cell(faults[fault].get(step)) for step in STEPS)])
     drained = {row["candidate"]: row["medians"] for row in measured.get("throughput-usual", {}).get("rows", ())}
     for figure, (heading, form) in DRAIN.items():
         figures = [drained.get(name, {}).get(figure) for _, name in STEPS.values()]

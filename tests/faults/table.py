@@ -21,16 +21,17 @@ Row = tuple[object, ...]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Collect the verdicts of a test that has ended."""
+    """Collect the verdicts of a test that has ended; those of a step of docs/steps are saved as well."""
     if report.when == "teardown":
+        before = len(VERDICTS)
         VERDICTS.extend(Verdict(**value) for name, value in report.user_properties if name == "verdict")  # type: ignore[arg-type]
+        if steps.STEP:
+            steps.save(VERDICTS[before:])
         AUDITS.extend(Audit(**value) for name, value in report.user_properties if name == "audit")  # type: ignore[arg-type]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print a row for each fault; those of a step of docs/steps are kept as well."""
-    if steps.STEP and VERDICTS:
-        steps.save(VERDICTS)
+    """Print a row for each fault."""
     rows: list[Row] = [(*HEADINGS, "recovery (s)", "at most")]
     for v in sorted(VERDICTS, key=lambda verdict: verdict.fault):
         counts = (v.fault, v.rounds, v.checked, v.lost, v.doubled, v.misrouted, v.disordered, v.hanging)

@@ -91,6 +91,8 @@ def test_detector_killed(trial: Trial, rounds: int, verdicts: list[Verdict]) -> 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_detector_killed_at_commit(trial: Trial, rounds: int, verdicts: list[Verdict], moment: str) -> None:
     """SIGKILL while the broker shows the transaction open, or right when it shows it completed."""
+    if STEP == 2 and moment == "after":
+        pytest.skip("step 2 has no transaction that takes a while to complete")
     states = {"before": ("Ongoing",), "after": ("PrepareCommit", "CompleteCommit")}[moment]
     detector = trial.start()
     with trial.pipeline.admin() as admin:
