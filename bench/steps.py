@@ -34,7 +34,7 @@ KINDS = {
     "one broker of three frozen": "one broker of three stands still",
 }
 """What the fault suite inflicts, by the names of its tests, and how the table calls it; what is not here comes last."""
-WRONG = {"lost": "lost", "doubled": "doubled", "hanging": "partitions stuck"}
+WRONG = {"lost": "lost", "doubled": "doubled", "hanging": "stuck"}
 """What a verdict counts, and how the table calls it."""
 DRAIN = {"records_per_second": ("drain, records/s", ",.0f"), "cpu_us_per_record": ("CPU, µs/record", ",.1f")}
 
