@@ -3,27 +3,29 @@
 With what the manifests give them, the services run on an embedded Kafka that has their topics, users and rights.
 """
 
-import contextlib
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from kafka import KafkaConsumer
 
 from alerter.app import Settings as AlerterSettings
 from demo.attack import see, send
 from detector.app import branching
 from embedded.cluster import free_ports
 from embedded.pipeline import ROOT, Pipeline
+from embedded.records import lag
 from embedded.secure import Authority, SecuredCluster
-from embedded.service import Service, surroundings
+from embedded.service import Service, surroundings, wait_until
 from exactly_once.job import Job
 from exactly_once.member import Member
 from exactly_once.topics import OUTPUT_CONFIGS
@@ -57,6 +59,12 @@ COMMANDS = re.findall(r"^\$ (.*)$", DOCUMENT, re.M)
 GROUPS = {"detector": "fraud-detector", "smurfing": "smurfing-detector"}
 """The services that the engine runs, with their groups."""
 JOBS: dict[str, Callable[[Environment], Job]] = {"detector": branching, "smurfing": Smurfing}
+READ = {
+    "fraud-detector": ("detector", "queueing.transactions"),
+    "smurfing-detector": ("smurfing", "streaming.transactions.fraud"),
+    "alerter": ("alerter", "streaming.alerts"),
+}
+"""The groups, each with its service and what it reads."""
 THEIRS = {"Kafka", "KafkaNodePool", "KafkaTopic", "KafkaUser", "PodMonitor"}
 """What is not Kubernetes' own, but of an operator."""
 MOST_LINES = 400
@@ -136,6 +144,7 @@ def test_a_pod_may_do_no_more_than_it_has_to(service: str) -> None:
     assert not any("hostPort" in port for port in only["ports"])
     assert {kind for volume in spec["volumes"] for kind in volume} <= {"name", "emptyDir", "projected", "secret"}
     assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
+    assert spec["shareProcessNamespace"] is COMPOSE[service]["init"] is True
     # All that can be written is /tmp, as in Compose.
     (tmp,) = [volume for volume in spec["volumes"] if "emptyDir" in volume]
     assert tmp["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
@@ -341,7 +350,7 @@ def test_the_services_work_with_what_they_are_given(
     """All four run with these variables, files, topics and rights: a ring is told, and the document shows frauds."""
     address = kafka.environ("detector")["KAFKA_BROKER_URL"]
     running, environs = {}, {}
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         for service, port in zip(SERVICES, free_ports(len(SERVICES)), strict=True):
             folder = tmp_path / service
             one = started(service, folder, secrets)
@@ -369,10 +378,16 @@ def test_the_services_work_with_what_they_are_given(
         assert len(frauds) == 5
         assert all(fraud["amount"] >= 900 for fraud in frauds)
         for service in SERVICES:
-            running[service].check()
-            assert " ERROR " not in running[service].log
-            assert (tmp_path / service / "tmp/heartbeat").stat().st_mtime > 0
+            heartbeat = tmp_path / service / "tmp/heartbeat"
+            wait_until(lambda file=heartbeat: file.stat().st_mtime > 0, 60, lambda name=service: running[name].log)
+        assert running["generator"].stop() == 0
+        for group, (_, topic) in READ.items():  # also past the markers of transactions
+            config = {"bootstrap_servers": pipeline.broker_url, "group_id": group, "enable_auto_commit": False}
+            with closing(KafkaConsumer(**config)) as consumer:
+                wait_until(lambda c=consumer, t=topic: lag(c, t) == 0, 120, lambda g=group: g)
+        for service, _ in READ.values():
             assert running[service].stop() == 0
+        assert not [line for one in running.values() for line in one.log.splitlines() if " ERROR " in line]
 
 
 # --- monitoring ---

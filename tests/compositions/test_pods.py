@@ -42,10 +42,11 @@ def flags(started: Started, **others: str) -> str:
     paths = [mount["mountPath"] for mount in only["volumeMounts"]]
     secret = [path for path in paths if path.startswith(SECRETS)]
     assert sorted({*paths} - {*secret}) == ["/tmp"]
+    assert pod(started.service)["shareProcessNamespace"]
     memory = only["resources"]["limits"]["memory"].replace("Mi", "m")
     options = [
         f"--user {user['runAsUser']}:{user['runAsGroup']} --memory {memory}",
-        "--network host --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:size=1m",
+        "--init --network host --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp:size=1m",
         *(f"--volume {started.folder}{path}:{path}:ro" for path in secret),
         *(f"--env {shlex.quote(f'{name}={value}')}" for name, value in (started.variables() | others).items()),
     ]
@@ -77,7 +78,7 @@ def test_a_container_works_as_its_manifest_has_it(
         assert inside.startswith("10001\n")
         assert "Read-only file system" in inside
         assert '"level": "ERROR"' not in run(f"docker logs {name}")
-        run(f"docker stop --time {pod(service)['terminationGracePeriodSeconds']} {name}")
+        run(f"docker stop -t {pod(service)['terminationGracePeriodSeconds']} {name}")
         state = run(
             f"docker inspect -f '{{{{.State.ExitCode}}}} {{{{.State.OOMKilled}}}} {{{{.RestartCount}}}}' {name}"
         )
