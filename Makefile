@@ -176,6 +176,11 @@ test-all: $(BIN)/ready ## Every test that this machine can run, on both lines of
 test-faults: $(BIN)/ready ## Inflict every fault many times, and count every record: make test-faults ROUNDS=10 SEED=1
 	ROUNDS=$(or $(ROUNDS),10) SEED=$(SEED) $(BIN)/pytest -o faulthandler_timeout=0 tests/faults tests/compositions/test_restarts.py
 
+.PHONY: test-steps
+test-steps: $(BIN)/ready ## Inflict the faults on the four programs of docs/steps, and write the table of docs/from-the-tutorial.md
+	for step in 1 2 3 4; do STEP=$$step $(BIN)/pytest -o faulthandler_timeout=0 -m "from_step and not zookeeper" tests/faults/test_faults.py || exit; done
+	$(BIN)/python -m bench report
+
 BENCH = .venv-bench/bin/python -m bench
 BENCH_OPTIONS = $(if $(BEFORE),--before $(BEFORE))
 

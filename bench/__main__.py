@@ -1,4 +1,4 @@
-"""Measure the detector and its peers, and write docs/performance.md."""
+"""Measure the detector and its peers, and write docs/performance.md and the table of docs/from-the-tutorial.md."""
 
 import argparse
 import logging
@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import drain, latency, report, scale
+from bench import drain, latency, report, scale, steps
 from bench.candidates import Candidate, all_candidates, checkout
 from bench.inputs import STREAMS
 from bench.rounds import Row, save
 from embedded import JarError, ServerError, jars
 from embedded.pipeline import ROOT
 
-RESULTS = Path(__file__).with_name("results.json")
+RESULTS, PAGE = Path(__file__).with_name("results.json"), ROOT / "docs/performance.md"
 
 
 def main() -> int:
@@ -29,7 +29,9 @@ def main() -> int:
     results = arguments.results or (RESULTS if arguments.part == "report" or not arguments.quick else Path(os.devnull))
     try:
         if arguments.part == "report":
-            report.write(results, arguments.page)
+            report.write(results, arguments.page or PAGE)
+            if not arguments.page:
+                steps.write(results)
             return 0
         jars.prepare()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -83,7 +85,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,floor")
     parser.add_argument("--before", metavar="COMMIT", help="measure the detector of this commit as well")
     parser.add_argument("--results", type=Path, help="where the results are (default: bench/results.json)")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md", help="report: where to write it")
+    parser.add_argument("--page", type=Path, help="report: where to write it (default: docs/performance.md)")
     return parser.parse_args()
 
 

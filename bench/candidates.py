@@ -57,6 +57,9 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
             version, missing = "", "not installed"
         return Candidate(name, version, guarantee, [sys.executable, *program], missing=missing)
 
+    def step(name: str, guarantee: str, module: str) -> Candidate:
+        return Candidate(name, client, guarantee, [sys.executable, "-m", f"docs.steps.{module}"], ROOT)
+
     try:
         streams, missing = kafka_streams.command(download), ""
     except JarError as error:
@@ -66,6 +69,8 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
         replace(ours("detector, metrics"), environ={"METRICS_PORT": "18000"}),
         *([ours(f"detector at {before.name}", before)] if before else []),
         replace(peer("tutorial's loop", "kafka-python", "none", "tutorial.py"), keeps_records=False),
+        step("step 2, commits", "at least once", "step2_commits"),
+        step("step 3, transactions", "exactly once", "step3_transactions"),
         peer("Quix Streams", "quixstreams", "exactly once", "quix_peer.py"),
         peer("aiokafka, send()", "aiokafka", "exactly once", "aiokafka_peer.py", "send"),
         peer("aiokafka, batches", "aiokafka", "exactly once", "aiokafka_peer.py", "batches"),

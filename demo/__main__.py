@@ -42,6 +42,22 @@ MALFORMED = (
 )
 
 
+WHAT_ONE_SEES = """
+Below, each topic has a count: all transactions, and what the detector has sent to each of its topics.
+Lag is what it has yet to read; p50 and p99 are the time from a record's creation to a reader.
+In another terminal, in this folder, you may now
+
+  kill -9 {pid}
+
+to kill the detector, which is then started again, or send a record that is no transaction:
+
+  echo nonsense | {python} -m embedded kafka-console-producer --bootstrap-server {broker} --topic {topic}
+"""
+WHAT_NEXT = """
+To try next: set another FRAUD_AMOUNT in detector/rule.py; the audit holds with that as well.
+`make demo DURATION=0` runs until Ctrl-C, with time to kill the detector, or to send what is no transaction."""
+
+
 class Malformed:
     """Writes a malformed transaction every two seconds."""
 
@@ -105,12 +121,15 @@ def run(
             pipeline.service("generator", TRANSACTIONS_PER_SECOND=RATE) as generator,
         ):
             wait_for_topics(pipeline, detector)
+            where = {"pid": detector.pid, "broker": pipeline.broker_url, "topic": pipeline.transactions}
+            console.out(WHAT_ONE_SEES.format(python=os.path.relpath(sys.executable), **where), highlight=False)
             with closing(Observer(pipeline, from_start=True)) as observer, ExitStack() as stack:
                 with closing(Malformed(pipeline)) as malformed:
                     attack = Attack(pipeline, stack) if alerts else None
                     senders = (malformed, attack) if attack else (malformed,)
-                    services = (generator, detector, *(attack.services if attack else ()))
-                    show(observer, console, seconds, senders, services, page)
+                    checks: list[Callable[[], None]] = [generator.check, partial(detector.check, -signal.SIGKILL)]
+                    checks += [service.check for service in attack.services] if attack else []
+                    show(observer, console, seconds, senders, checks, page)
                     if attack:
                         attack.see()
                 at_the_end(observer)
@@ -119,10 +138,11 @@ def run(
                     generator.check()
                 while observer.lag_now():
                     observer.poll(0.25)
-                    detector.check()
+                    detector.check(-signal.SIGKILL)
                 detector.end()
                 observer.read_to_end()
-                return audit(observer, console, malformed.sent)
+                others = sum(count for value, count in observer.malformed.items() if value not in MALFORMED)
+                return audit(observer, console, malformed.sent + others)
 
 
 def wait_for_topics(pipeline: Pipeline, detector: Restarted) -> None:
@@ -138,18 +158,18 @@ def show(
     console: Console,
     seconds: float,
     senders: Iterable[Malformed | Attack],
-    services: Iterable[Service | Restarted],
+    checks: Iterable[Callable[[], None]],
     page: Page,
 ) -> None:
-    """Show the view for this many seconds (0: until Ctrl-C). Raises ServiceError if a service ends."""
+    """Show the view for this many seconds (0: until Ctrl-C). Raises ServiceError if a service fails its check."""
     started = time.monotonic()
 
     def tick() -> bool:
         for sender in senders:
             sender.send_if_due()
         page.take(observer)
-        for service in services:
-            service.check()
+        for check in checks:
+            check()
         return not seconds or time.monotonic() - started < seconds
 
     try:
@@ -199,7 +219,10 @@ def main() -> int:
             if arguments.web:
                 console.print(f"The page is at http://localhost:{arguments.web}", highlight=False)
             console.print("Starting Kafka ...")
-            return 0 if run(console, arguments.duration, arguments.web, arguments.alerts) else 1
+            if not run(console, arguments.duration, arguments.web, arguments.alerts):
+                return 1
+            console.out(WHAT_NEXT, highlight=False)
+            return 0
         pipeline = running_pipeline(arguments.broker)
         with closing(Observer(pipeline, from_start=False)) as observer:
             watch(observer, console, f"{pipeline.broker_url}, since now", lambda: True)

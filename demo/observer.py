@@ -3,6 +3,7 @@
 What it reads can be anything, from anyone: a value that it cannot make sense of is counted, and stops nothing.
 """
 
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
 from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, KafkaError, NotCoordinatorError
 
 from demo.text import alert, dead_letter, parse, reference, visible
-from detector.rule import FRAUD_AMOUNT
+from detector.rule import FRAUD_AMOUNT, decide
 from embedded.pipeline import Pipeline
 from embedded.records import log_ends
 from exactly_once import Record
@@ -40,6 +41,9 @@ MOST_AT_ONCE = 10_000
 """So many records are read before something is shown: a small batch can hold millions."""
 BEHIND_RECORDS = 200_000
 """An observer that only watches skips what is further behind, so that what it shows is current."""
+
+GENERATED = re.compile(rb'\{"source": "\w{12}", "target": "\w{12}", "amount": [0-9.]+, "currency": "EUR"\}')
+"""How the generator's values look."""
 
 Identity = tuple[int, bytes | int | None]
 """What a record of the input and the same record in an output have in common: partition and value. What cannot be read
@@ -137,6 +141,8 @@ class Observer:
         """The records of the outputs beyond those read from the input: in the end, those that are doubled."""
         self.references: list[tuple[int, int]] = []
         """Partition and offset of what dead letters refer to without having a copy of it."""
+        self.malformed: Counter[bytes | None] = Counter()
+        """What the rule refuses of the input. It would be wrong to refuse what looks like the generator's."""
         self.misrouted = 0
         self.skipped = 0
         """The records that are too large or cannot be read, and the offsets that were too far behind."""
@@ -211,6 +217,8 @@ class Observer:
         value = None if record.value is None else bytes(record.value)
         identity = (partition, record.offset if record.problem else value)
         if name == "transactions":
+            if not GENERATED.fullmatch(value or b"") and decide(value).reason:
+                self.malformed[value] += 1
             if identity in self.extra:  # an output may be read before the input
                 self.extra[identity] -= 1
                 if not self.extra[identity]:

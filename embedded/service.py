@@ -131,9 +131,9 @@ class Restarted:
         """What all its processes have printed."""
         return "".join([*self._logs, self.service.log])
 
-    def check(self) -> None:
-        """Raise ServiceError if it has ended with another exit code than 1: it may do so when Kafka is too slow."""
-        if set(self.exit_codes) - {1}:
+    def check(self, *allowed: int) -> None:
+        """Raise ServiceError if it has ended with another exit code than these, or 1: as when Kafka is too slow."""
+        if set(self.exit_codes) - {1, *allowed}:
             raise ServiceError(f"{self.service.name} has ended with the exit codes {self.exit_codes}:\n{self.log}")
 
     def wait_for(self, text: str, seconds: float = 120) -> None:

@@ -25,7 +25,8 @@ from harness import transaction
 pytestmark = pytest.mark.long
 
 SHAPED = ("large", "odd", "dead")
-ALWAYS_THERE = ("detector", "detector, metrics", "tutorial's loop", "floor")
+STEPS = ("tutorial's loop", "step 2, commits", "step 3, transactions")
+ALWAYS_THERE = ("detector", "detector, metrics", *STEPS, "floor")
 PEERS = {
     "Quix Streams": "quixstreams",
     "aiokafka, send()": "aiokafka",

@@ -72,6 +72,27 @@ def test_in_a_pipe_it_prints_plain_lines_and_a_true_audit(tmp_path: Path) -> Non
     assert list(folder.iterdir()) == []
 
 
+def test_the_commands_that_it_prints_work() -> None:
+    """They kill the detector and send what is no transaction while it runs: the audit holds, and knows of both."""
+    process = demo("--duration", "25")
+    output = ""
+    assert process.stdout
+    while "echo " not in output:
+        output += (line := process.stdout.readline())
+        assert line, output
+    (kill, send) = re.findall(r"^  (kill -9 \d+|echo .*)$", output, re.MULTILINE)
+    sent = subprocess.run(["bash", "-c", send], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert sent.returncode == 0, sent.stderr
+    subprocess.run(["bash", "-c", kill], check=True, timeout=120)
+    rest, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, rest
+    dead, malformed = re.search(r"(\d+) dead letters, (\d+) malformed", rest).groups()  # type: ignore[union-attr]
+    assert int(dead) == int(malformed) >= 2
+    for text in AUDIT:
+        assert re.search(rf"^{text}$", rest, re.MULTILINE), text
+    assert "FRAUD_AMOUNT in detector/rule.py" in rest.split("expected")[1]
+
+
 def test_in_a_terminal_it_shows_the_live_view_until_ctrl_c() -> None:
     """With no end it runs until Ctrl-C, which stops it in order: audit, exit code 0. A page shows the same.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench import report
+from bench import report, steps
 from detector.rule import FRAUD, decide
 from embedded.java import TOOLS
 from embedded.pipeline import ROOT, ROUTES, Pipeline
@@ -204,7 +204,7 @@ def test_files_and_names_that_are_quoted_exist(document: Path) -> None:
             assert any(Path(span) in file.parents for file in FILES) or span.strip("/") in IGNORED, span
         elif re.fullmatch(r"test_\w+", span):
             assert f"def {span}(" in source(), span
-        elif re.fullmatch(r"[A-Z]+(_[A-Z]+)+", span) and document.name != "tutorial.md":
+        elif re.fullmatch(r"[A-Z]+(_[A-Z]+)+", span) and document.name != "from-the-tutorial.md":
             name = span.removesuffix("_FILE")  # what a variable holds can also be in a file
             assert re.search(rf"\b({span}|{name})\b", source()), span
 
@@ -271,3 +271,62 @@ def test_the_page_of_figures_is_the_one_that_is_generated(tmp_path: Path) -> Non
     """docs/performance.md is what `python -m bench report` makes of bench/results.json."""
     report.write(ROOT / "bench/results.json", tmp_path / "performance.md")
     assert (tmp_path / "performance.md").read_text() == (ROOT / "docs/performance.md").read_text()
+
+
+def test_the_table_of_the_steps_is_the_one_that_is_generated(tmp_path: Path) -> None:
+    """That of docs/from-the-tutorial.md is what `python -m bench report` makes of the two files of results."""
+    page = tmp_path / steps.PAGE.name
+    page.write_text(steps.PAGE.read_text())
+    steps.write(ROOT / "bench/results.json", page)
+    assert page.read_text() == steps.PAGE.read_text()
+    assert steps.block(ROOT / "bench/results.json") in page.read_text()
+
+
+# --- the ways in ---
+
+
+def test_the_readme_can_be_read_at_once() -> None:
+    """It has 170 lines at most."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
+
+
+def test_the_contents_name_each_document() -> None:
+    """docs/README.md has every document and schema in the folder, once."""
+    named = re.findall(r"\]\(([\w.-]+)\)", (ROOT / "docs/README.md").read_text())
+    there = [file.name for file in FILES if file.parent == Path("docs") and file.suffix in (".md", ".json")]
+    assert sorted(named) == sorted(set(there) - {"README.md"})
+
+
+def definitions(file: Path) -> set[str]:
+    """Return the names that a module defines at its top, and those of its classes' methods."""
+    found = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found |= {node.name, *(f"{node.name}.{one.name}" for one in node.body if hasattr(one, "name"))}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+    return found
+
+
+def test_the_life_of_a_record_is_that_of_the_code() -> None:
+    """Each step names a file that exists, and functions and classes that stand there."""
+    cells = re.findall(
+        r"^\| \d+ \| \[(\S+)\]\(\.\./(\S+)\) \| (`.*?`) \|", (ROOT / "docs/life-of-a-record.md").read_text(), re.M
+    )
+    assert len(cells) == 20
+    for shown, file, names in cells:
+        assert shown == file
+        assert set(re.findall("`(.+?)`", names)) <= definitions(ROOT / file), file
+
+
+def test_the_steps_are_as_long_as_is_said() -> None:
+    """The tutorial's loop has 33 lines, and what is to be taken home 90 at most."""
+    lengths = {
+        file.name: len((ROOT / file).read_text().splitlines()) for file in FILES if file.match("docs/steps/*.py")
+    }
+    assert list(lengths) == sorted(lengths)
+    text = (ROOT / "docs/from-the-tutorial.md").read_text()
+    for name, lines in re.findall(r"^\[(\w+\.py)\]\(steps/\1\), (\d+) lines", text, re.M):
+        assert lengths[name] == int(lines)
+    assert lengths["step3_transactions.py"] <= 90
+    assert len(lengths) == 4

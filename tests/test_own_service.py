@@ -1,35 +1,23 @@
-"""The service of docs/your-own-service.md: the document, the image, and whether its counts add up whatever happens."""
+"""docs/your-own-service.md: what it shows is what there is, and who does as it says has a service that is tested."""
 
 import ast
 import json
-import os
-import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from embedded import Cluster, records
-from embedded.pipeline import ROOT, Pipeline
-from embedded.records import Record
-from embedded.service import Restarted, Service, surroundings, wait_until
-from harness import transaction
+from embedded.pipeline import ROOT
+from embedded.service import surroundings
 
 pytestmark = pytest.mark.long
 
 FOLDER = ROOT / "docs/examples/frauds_per_minute"
 DOCUMENT = (ROOT / "docs/your-own-service.md").read_text()
-COMMAND = [sys.executable, "-m", "docs.examples.frauds_per_minute.app"]
-MINUTE = 60_000
-KILLS, SEED = 4, int(os.environ.get("SEED") or random.randrange(10**6))
 
 
 def block(language: str) -> str:
@@ -87,90 +75,20 @@ def test_the_entry_fits_in_compose() -> None:
     assert set(re.findall(r"\w+_TOPIC", (FOLDER / "app.py").read_text())) <= own["environment"].keys()
 
 
-def environ(pipeline: Pipeline) -> dict[str, str]:
-    """Return the environment of the service, for which the pipeline's input holds frauds."""
-    return {
-        "KAFKA_BROKER_URL": pipeline.broker_url,
-        "FRAUD_TOPIC": pipeline.transactions,
-        "COUNTS_TOPIC": f"{pipeline.name}.counts",
-        "CONSUMER_GROUP": pipeline.name,
-        "TRANSACTIONAL_ID": pipeline.name,
-    }
-
-
-def counted(pipeline: Pipeline) -> Counter[tuple[int, str]]:
-    """Return what a reader of committed records finds, added up."""
-    sums: Counter[tuple[int, str]] = Counter()
-    for record in pipeline.read(f"{pipeline.name}.counts"):
-        count = json.loads(record.value or b"")
-        assert record.key == f"{count['minute']} {count['currency']}".encode()
-        assert (record.timestamp or 0) // MINUTE * MINUTE == count["minute"]
-        sums[count["minute"], count["currency"]] += count["frauds"]
-    return sums
-
-
-def test_frauds_are_counted_and_nothing_stops_it(pipeline: Pipeline) -> None:
-    """By the minute of their timestamps and their currency in capitals; what is no transaction is passed over."""
-    now = 30_000_000 * MINUTE
-    frauds = [
-        Record(transaction(900, currency=currency), timestamp=timestamp)
-        for currency, timestamp in (
-            ("EUR", now),
-            ("eur", now + MINUTE - 1),
-            ("USD", now),
-            ("EUR", now + MINUTE),
-            ("EUR", 0),
-            ("EUR", 2**63 - 1),
-        )
-    ]
-    others = [
-        Record(value, timestamp=now)
-        for value in (None, b"", b"\xff", b"not JSON", b"[" * 100_000, transaction(900, currency="\u20ac"), b"1" * 5000)
-    ]
-    with Service("frauds_per_minute", environ(pipeline), COMMAND) as service:
-        pipeline.write([*others, *frauds, *others])
-        service.wait_for(f"frauds={len(frauds)} others={2 * len(others)} lag=0")
-        assert service.stop() == 0
-    assert counted(pipeline) == {
-        (now, "EUR"): 2,
-        (now, "USD"): 1,
-        (now + MINUTE, "EUR"): 1,
-        (0, "EUR"): 1,
-        ((2**63 - 1) // MINUTE * MINUTE, "EUR"): 1,
-    }
-
-
-def test_the_counts_add_up_although_it_is_killed(cluster: Cluster) -> None:
-    """The service is killed at random moments while frauds arrive: none is missing, none counts twice."""
-    pipeline = Pipeline(cluster.bootstrap_servers, partitions=2)
-    pipeline.create(pipeline.transactions)
-    counts = f"{pipeline.name}.counts"
-    draw, sent, is_over = random.Random(SEED), Counter[tuple[int, str]](), threading.Event()
-
-    def send() -> None:
-        own = random.Random(SEED + 1)
-        while not is_over.is_set():
-            frauds = [(own.randrange(5) * MINUTE, own.choice(["EUR", "USD"])) for _ in range(100)]
-            pipeline.write(
-                Record(transaction(900, currency=currency), timestamp=minute, partition=own.randrange(2))
-                for minute, currency in frauds
-            )
-            sent.update(frauds)
-
-    writer = threading.Thread(target=send)
-    with Restarted(lambda: Service("frauds_per_minute", environ(pipeline), COMMAND)) as service:
-        writer.start()
-        try:
-            for _ in range(KILLS):
-                before = pipeline.count(counts)
-                wait_until(lambda: pipeline.count(counts) > before, 120, lambda: service.log)  # noqa: B023
-                time.sleep(draw.uniform(0, 1))
-                os.kill(service.pid, signal.SIGKILL)
-        finally:
-            is_over.set()
-            writer.join()
-        pipeline.drain(240)
-        assert service.end() == 0
-    assert service.exit_codes.count(-signal.SIGKILL) == KILLS
-    assert counted(pipeline) == sent, f"SEED={SEED}"
-    assert sent.total() == len(records.read(pipeline.broker_url, pipeline.transactions))
+def test_a_service_of_ones_own_is_there_in_four_commands(tmp_path: Path) -> None:
+    """The document's first block copies the example under another name, and its tests run, and find it."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    first = re.findall(r"^```console\n(.*?)^```$", DOCUMENT, re.M | re.S)[0]
+    *lines, test = [line.removeprefix("$ ") for line in first.splitlines()]
+    assert test.startswith(".venv/bin/pytest ")
+    tested = test.replace(".venv/bin/pytest", f"{sys.executable} -m pytest")
+    old = "if grep -rE 'frauds[_-]per|FraudsPer' $NAME tests/test_$NAME.py; then exit 1; fi"
+    script = "\n".join(["set -e", *lines, old, tested])
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=surroundings(), capture_output=True, text=True, timeout=840
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 passed" in ended.stdout

@@ -1,7 +1,8 @@
 """The tutorial's loop: at most once here and at least once there, so no guarantee, and no dead letters.
 
-It differs from the tutorial in three lines: it starts at the beginning of the topic, since that is already full here,
-hands on the timestamp, by which the latency is measured, and does not print each record.
+It is docs/steps/step1_loop.py but for three lines, so it cannot be the same file: it starts at the beginning of the
+topic, since that is already full here, hands on the timestamp, by which the latency is measured, and does not print
+each record.
 """
 
 import json

@@ -7,6 +7,7 @@ from dataclasses import astuple
 
 import pytest
 
+from faults import steps
 from faults.trial import Audit, Verdict
 
 ROUNDS = int(os.environ.get("ROUNDS") or 1)
@@ -27,7 +28,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print a row for each fault."""
+    """Print a row for each fault; those of a step of docs/steps are kept as well."""
+    if steps.STEP and VERDICTS:
+        steps.save(VERDICTS)
     rows: list[Row] = [(*HEADINGS, "recovery (s)", "at most")]
     for v in sorted(VERDICTS, key=lambda verdict: verdict.fault):
         counts = (v.fault, v.rounds, v.checked, v.lost, v.doubled, v.misrouted, v.disordered, v.hanging)

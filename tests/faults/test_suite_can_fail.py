@@ -9,7 +9,6 @@ import pytest
 
 from embedded import Cluster
 from embedded.pipeline import Pipeline
-from embedded.service import wait_until
 from faults.test_faults import says
 from faults.trial import Trial
 from harness import wait_for_shares
@@ -18,25 +17,6 @@ pytestmark = pytest.mark.long
 
 CARELESS = (sys.executable, "tests/faults/careless/app.py")
 """Our detector with functions replaced."""
-
-
-def test_the_tutorials_detector_loses_records(cluster: Cluster, seed: int) -> None:
-    """Killed, it goes on at the end of the topic, and a value that is no JSON stops it for good."""
-    pipeline = Pipeline(cluster.bootstrap_servers, partitions=3)
-    with Trial("tutorial", pipeline, seed, (sys.executable, "tests/faults/tutorial/app.py")) as trial:
-        for topic in pipeline.outputs:
-            pipeline.create(topic)
-        detector = trial.start()
-        wait_for_records(trial, 1000)
-        detector.service.process.kill()  # if it still runs: a value that is no JSON ends it, too
-        wait_for_records(trial, 1000)
-        assert trial.finish(seconds=1).lost > 0
-
-
-def wait_for_records(trial: Trial, count: int) -> None:
-    """Wait until so many more records are in the input."""
-    before = trial.pipeline.count(trial.pipeline.transactions)
-    wait_until(lambda: trial.pipeline.count(trial.pipeline.transactions) >= before + count, 120)
 
 
 @pytest.mark.skipif(not os.environ.get("ROUNDS"), reason="for the long mode: make test-faults")

@@ -5,13 +5,14 @@ sentinel is written to every partition for every route, and when all have arrive
 """
 
 import json
+import os
 import random
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -21,6 +22,8 @@ import adversary
 import strict
 from embedded.pipeline import Pipeline
 from embedded.service import Restarted, Service, wait_until
+from faults.steps import STEP
+from faults.steps import command as command_of
 from raw import Wire, wire
 
 RECORDS_PER_SECOND = 400
@@ -62,6 +65,8 @@ class Audit:
 
 
 WEIGHTS = {"legit": 85, "fraud": 10, "dead_letter": 5}
+VALID = {"legit": 90, "fraud": 10}
+"""For the tutorial's loop, which ends at a malformed record: else no other fault would show."""
 AMOUNTS = {"legit": 899.99, "fraud": 900}
 
 
@@ -102,22 +107,25 @@ class Trial:
     """A pipeline under load, with detectors; to be used in a `with` block."""
 
     def __init__(self, fault: str, pipeline: Pipeline, seed: int, command: Sequence[str] = ()) -> None:
-        self.pipeline, self.command = pipeline, command
+        self.pipeline, self.command = pipeline, command or (command_of(STEP) if STEP else ())
         self.verdict = Verdict(fault)
         self.random = random.Random(seed)
         self.instances: list[Restarted] = []
+        self.weights = WEIGHTS if STEP != 1 else VALID
+        """How many of 100 records belong to each route."""
         self.extra: dict[bytes | None, str] = {}
         """Values to be mixed in, with their routes."""
         self.hostile = 0
         """How many offsets of hostile batches have been looked up."""
         self.lost_places: list[tuple[int, int]] = []
         """Partitions and offsets of what is lost."""
+        self._ahead = 0  # how many more records were written than read, since they were written twice
         self._writing = True
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._attacker: threading.Thread | None = None
 
     def __enter__(self) -> "Trial":
-        self.pipeline.create(self.pipeline.transactions)
+        self.pipeline.create(self.pipeline.transactions, *(self.pipeline.outputs if STEP else ()))
         self._reader = KafkaConsumer(
             bootstrap_servers=self.pipeline.broker_url, isolation_level="read_committed", request_timeout_ms=3000
         )
@@ -157,7 +165,7 @@ class Trial:
         for n in range(10**9):
             if not self._writing:
                 break
-            data: bytes | None = value(draw.choices(list(WEIGHTS), list(WEIGHTS.values()))[0], str(n))
+            data: bytes | None = value(draw.choices(list(self.weights), list(self.weights.values()))[0], str(n))
             if extra and n % 3 == 0:
                 data = extra.pop()
             key = b"tombstone" if data is None else None
@@ -213,6 +221,24 @@ class Trial:
         wait_until(progressed, seconds, lambda: "".join(instance.log for instance in self.instances))
         return time.monotonic() - started
 
+    def kill_before_commit(self, instance: Restarted) -> None:
+        """Kill a program that has no Kafka transactions after it has written something, and before it commits that."""
+        partitions = [TopicPartition(self.pipeline.transactions, p) for p in range(self.pipeline.partitions)]
+        group = KafkaConsumer(
+            bootstrap_servers=self.pipeline.broker_url, group_id=self.pipeline.name, enable_auto_commit=False
+        )
+        with closing(group):
+            while True:
+                time.sleep(self.random.uniform(0, 0.1))
+                os.kill(instance.pid, signal.SIGSTOP)
+                time.sleep(0.05)  # what it has sent arrives
+                ahead = self.committed() - sum(group.committed(partition) or 0 for partition in partitions)
+                if ahead > self._ahead:
+                    self._ahead = ahead
+                    os.kill(instance.pid, signal.SIGKILL)
+                    return
+                os.kill(instance.pid, signal.SIGCONT)
+
     @contextmanager
     def fault(self) -> Iterator[None]:
         """Inflict a fault in the block; from its start to the next committed record is the time of recovery."""
@@ -234,7 +260,7 @@ class Trial:
         self._writer.join(120)
         if self._attacker:
             self._attacker.join(120)
-        sentinels = [(p, route) for p in range(self.pipeline.partitions) for route in WEIGHTS]
+        sentinels = [(p, route) for p in range(self.pipeline.partitions) for route in self.weights]
         producer = self._producer()
         for p, route in sentinels:
             producer.send(self.pipeline.transactions, value(route, f"sentinel {p}"), partition=p).get(120)
@@ -244,7 +270,7 @@ class Trial:
             return self.pipeline.lag() == 0 and self.hanging() == 0
 
         try:
-            wait_until(arrived, seconds)
+            wait_until(arrived, seconds if STEP != 1 else 5)  # the loop commits no offsets, so it always lags
         except TimeoutError:
             self.verdict.hanging = self.hanging()
         self._look_up()

@@ -1,4 +1,4 @@
-"""The tutorial's detector, as it stands there: what the fault suite has to find wanting."""
+"""Step 1: the tutorial's detector, as it stands there. It loses records, and a record that is no JSON ends it."""
 
 import json
 import os
