@@ -178,7 +178,7 @@ def test_a_ring_is_found_and_told_on_the_secured_cluster(stack: Stack) -> None:
 def test_all_that_looks_and_writes_has_a_user(stack: Stack) -> None:
     """`make attack`, `make watch`, the page and `make redrive`, on three brokers that ask for a password."""
     assert re.search("^.* told Smurfing: 50 accounts sent 50,000 EUR", stack.make("attack", quiet=False), re.M)
-    seen = run(f"timeout --signal INT 90 make {stack.variables} watch | grep --max-count 1 'fraud=.*%'")
+    seen = run(f"timeout --signal INT 90 make {stack.variables} watch | grep --max-count 1 'fraud=.*%'; true")
     assert re.search(PLAIN_LINE, seen), seen
     (broker,) = containers("broker")
     producer = "kafka-console-producer --bootstrap-server localhost:9092 --topic queueing.transactions"
