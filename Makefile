@@ -22,8 +22,8 @@ export COMPOSE_PROJECT_NAME
 # docs/clusters.md has the clusters, each with volumes of its own.
 CLUSTER = $(if $(THREE_BROKERS),compose/three-brokers.yml,$(if $(KRAFT),compose/kraft.yml,docker-compose.kafka.yml))
 CLUSTERS = docker-compose.kafka.yml compose/kraft.yml compose/three-brokers.yml
-KAFKA = $(COMPOSE) --project-directory . -f $(CLUSTER) $(if $(SECURE),-f compose/secure.kafka.yml $(if $(KRAFT),-f compose/secure.kraft.yml))
-OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(GRAFANA),-f compose/grafana.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml $(if $(ALERTS),-f compose/secure.alerts.yml))
+KAFKA = $(COMPOSE) --project-directory . -f $(CLUSTER) $(if $(SECURE),-f compose/secure.kafka.yml $(if $(THREE_BROKERS),-f compose/secure.three-brokers.yml,$(if $(KRAFT),-f compose/secure.kraft.yml)))
+OVERLAYS = $(if $(MONITORING),-f compose/monitoring.yml) $(if $(GRAFANA),-f compose/grafana.yml) $(if $(ALERTS),-f compose/alerts.yml) $(if $(SECURE),-f compose/secure.yml $(if $(ALERTS),-f compose/secure.alerts.yml) $(if $(MONITORING),-f compose/secure.monitoring.yml))
 SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml $(OVERLAYS)
 ALL_SERVICES = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/monitoring.yml -f compose/grafana.yml -f compose/alerts.yml -f compose/redrive.yml
 # For `docker ps`: our containers of a service, whose name follows.
@@ -39,11 +39,11 @@ LOOK = env $$($(NAMES)) compose/look.sh "$$(docker ps $(OURS)=broker)"
 STRANGERS = for id in $$(docker ps -q --no-trunc --filter network=kafka-network); do $(KAFKA) ps -q | grep -q $$id || docker inspect -f '{{.Name}} {{range (index .NetworkSettings.Networks "kafka-network").Aliases}}{{.}} {{end}}' $$id | grep -E '[ /](broker|broker-2|broker-3) ' | cut -d ' ' -f 1 | cut -c 2-; done
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
-# One broker, and the users that compose/users.sh makes. The dashboard, `make watch`, `make attack` and `make redrive` have none.
-$(if $(SECURE),$(foreach other,THREE_BROKERS MONITORING,$(if $($(other)),$(error SECURE=1 does not go with $(other)=$($(other)): leave one of them out))))
-$(if $(SECURE),$(if $(filter watch attack redrive,$(MAKECMDGOALS)),$(error make $(filter watch attack redrive,$(MAKECMDGOALS)) has no user on the cluster of SECURE=1)))
-ifdef THREE_BROKERS
-export KAFKA_BROKER_URL ?= broker:9092,broker-2:9092,broker-3:9092
+# A program on this machine as one of the users that compose/users.sh makes.
+AS = env $$($(NAMES)) $(if $(SECURE),KAFKA_SECURITY_PROTOCOL=SASL_SSL KAFKA_SASL_MECHANISM=SCRAM-SHA-512 KAFKA_SSL_CAFILE=compose/secrets/ca.crt KAFKA_SASL_PLAIN_USERNAME=$(1) KAFKA_SASL_PLAIN_PASSWORD_FILE=compose/secrets/$(1)-password)
+ifneq ($(THREE_BROKERS),)
+PORT := $(if $(SECURE),9093,9092)
+export KAFKA_BROKER_URL ?= broker:$(PORT),broker-2:$(PORT),broker-3:$(PORT)
 endif
 
 # Compose mounts it under this name.
@@ -85,10 +85,10 @@ certs: ## Make what SECURE=1 needs, where it is absent: a private CA, the broker
 up: kafka ## Start everything: network, cluster, generator and detector
 	@detectors=$$(docker ps --all $(OURS)=detector | wc -l); compose/start.sh "$(SERVICES)" --build --scale detector=$$((detectors > 1 ? detectors : 1))
 	@printf '%s\n' 'It runs. To look at it, and to end it:' \
-	  '  make consume TOPIC=streaming.transactions.fraud N=5' '  make topics' $(if $(SECURE),,'  make watch') \
+	  '  make consume TOPIC=streaming.transactions.fraud N=5' '  make topics' '  make watch$(if $(SECURE), SECURE=1)' \
 	  $(if $(MONITORING),'  http://localhost:$(or $(DASHBOARD_HOST_PORT),8080)  the page' '  http://localhost:$(or $(PROMETHEUS_HOST_PORT),9090)  Prometheus') \
 	  $(if $(GRAFANA),'  http://localhost:$(or $(GRAFANA_HOST_PORT),3000)  Grafana') \
-	  $(if $(ALERTS),$(if $(SECURE),,'  make attack')) '  make down'
+	  $(if $(ALERTS),'  make attack$(if $(SECURE), SECURE=1)') '  make down'
 
 .PHONY: down
 down: engine ## Stop everything and remove the containers; the records stay
@@ -119,10 +119,10 @@ scale: engine ## Run several detectors, which share the partitions: make scale N
 .PHONY: attack
 attack: override ALERTS := 1
 attack: engine $(BIN)/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
-	@env $$($(NAMES)) $(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+	@$(call AS,attack) $(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
 
-REDRIVE = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/redrive.yml
+REDRIVE = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/redrive.yml $(if $(SECURE),-f compose/secure.yml -f compose/secure.redrive.yml)
 .PHONY: redrive
 redrive: engine ## Say which dead letters would go back to the input, and with WRITE=1 write them: make redrive REASON='not JSON'
 	$(REDRIVE) build -q redrive && $(REDRIVE) run --rm $$([ -t 0 ] || echo -T) redrive
@@ -158,7 +158,7 @@ demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and 
 watch: engine ## The same live view on the running compositions, through localhost:29092
 	@[ "$$(docker ps $(OURS)=detector)" ] || { echo "No detector runs here: 'make up' first."; exit 1; }
 	@$(MAKE) --no-print-directory .venv-watch/bin/ready
-	@env $$($(NAMES)) .venv-watch/bin/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+	@$(call AS,dashboard) .venv-watch/bin/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 
 .PHONY: screenshot
 screenshot: $(BIN)/ready ## Make the pictures of the live view and of the page again, in six minutes; the latter needs Chromium

@@ -18,17 +18,20 @@ if [[ ! -f ca.crt ]]; then
     -extfile <(extensions basicConstraints=critical,CA:TRUE keyUsage=critical,keyCertSign,cRLSign)
 fi
 
-if ! openssl x509 -in broker.pem -noout -checkend $((30 * 24 * 3600)) &>/dev/null; then
+# One for all brokers. One of an earlier version has fewer names.
+if ! openssl x509 -in broker.pem -noout -checkend $((30 * 24 * 3600)) &>/dev/null ||
+  ! openssl x509 -in broker.pem -noout -checkhost broker-3 | grep -q "does match"; then
   key_and_request broker broker
-  # The two names by which clients know it: in the network, and on the host.
+  # The names by which clients know them: in the network, and on the host.
   openssl x509 -req -in broker.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 397 -out broker.crt 2>/dev/null \
     -extfile <(extensions authorityKeyIdentifier=keyid basicConstraints=critical,CA:FALSE \
-      keyUsage=critical,digitalSignature,keyEncipherment extendedKeyUsage=serverAuth subjectAltName=DNS:broker,DNS:localhost)
+      keyUsage=critical,digitalSignature,keyEncipherment extendedKeyUsage=serverAuth \
+      subjectAltName=DNS:broker,DNS:broker-2,DNS:broker-3,DNS:localhost)
   cat broker.key broker.crt >broker.pem
   echo "Made a certificate for the broker, valid for 397 days, in $PWD"
 fi
 
-for user in generator detector smurfing alerter; do
+for user in generator detector smurfing alerter dashboard attack redrive; do
   [[ -s $user-password ]] || openssl rand -hex 24 >"$user-password"
 done
 

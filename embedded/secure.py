@@ -18,6 +18,7 @@ from embedded.brokers import HOST
 from embedded.cluster import Cluster, check_free, free_ports
 from embedded.jars import KAFKA_4, Line
 
+USERS = ("generator", "detector", "smurfing", "alerter", "dashboard", "attack", "redrive")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LOGIN, SCRAM = "org.apache.kafka.common.security", "scram.ScramLoginModule required"
 TOKENS = "oauthbearer.OAuthBearerLoginModule required"
@@ -105,8 +106,8 @@ def add_users(cluster: Cluster, users: Mapping[str, str]) -> None:
 class SecuredCluster(Cluster):
     """A cluster of one broker, whose clients need TLS, SCRAM-SHA-512, and permission for everything they do.
 
-    The users generator and detector exist, without any permission. `bootstrap_servers` is the open listener, through
-    which everything is allowed; it can be reached only from this machine.
+    The users of compose/users.sh exist, without any permission. `bootstrap_servers` is the open listener, through which
+    everything is allowed; it can be reached only from this machine.
     """
 
     def __init__(self, port: int = 0, line: Line = KAFKA_4) -> None:
@@ -114,7 +115,7 @@ class SecuredCluster(Cluster):
         own, free = free_ports(2)
         self._folder = TemporaryDirectory(prefix="embedded-kafka-certificates-")
         self._authority = Authority(Path(self._folder.name))
-        self.users = {user: secrets.token_urlsafe(12) for user in ("generator", "detector")}
+        self.users = {user: secrets.token_urlsafe(12) for user in USERS}
         self.client_port = port or free
         certificate = self._authority.issue("localhost", HOST)
         clients = {"CLIENTS": Listener(self.client_port, "SASL_SSL", certificate, ["SCRAM-SHA-512"])}

@@ -31,6 +31,8 @@ class Output(NamedTuple):
     """What it is to have when it is created, beyond what every output has."""
     keeps_partition: bool = False
     """Whether a record goes to the partition that it came from. Then it gets more partitions when the input does."""
+    is_origin: bool = False
+    """Whether the records were in this topic before. Then it may take none of the future, as it took these."""
 
 
 class Portion(NamedTuple):

@@ -145,7 +145,8 @@ class Loop:
         elapsed, total = time.monotonic() - self.reported_at, self.counts.total()
         if elapsed < REPORT_SECONDS and not is_last:
             return
-        is_well = not is_last and (self.progress.check() or self.producer.throttled_seconds > 0)
+        is_throttled = self.producer.throttled_seconds > 0
+        is_well = not is_last and (self.progress.check(is_reading=not is_throttled) or is_throttled)
         counts = " ".join(f"{name}=%d" for name in self.job.counted)
         values = [self.counts[name] for name in self.job.counted]
         log.info(f"rate=%.0f/s {counts} lag=%s", (total - self.reported) / elapsed, *values, self.progress.lag)

@@ -108,8 +108,8 @@ class Producer:
         # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
         # _abort_again), this one's does.
         await self.begin(self.previous | targets)
-        # One after the other: before it takes either, a broker asks the coordinator whether the transaction is there, and
-        # gives up a question that is not answered yet when the next one comes.
+        # One after the other: before it takes either, a broker asks the coordinator whether the transaction is there,
+        # and gives up a question that is not answered yet when the next one comes.
         await self.brokers.write(out.batches, self.coordinator[1])
         await self._write_offsets(out.offsets, out.group)
         await self.end(is_commit=True)

@@ -1,11 +1,12 @@
 """How far the detector is: its lag, whether it makes progress, and what prevents that."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
 from kafka import TopicPartition
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from exactly_once.consumer import Consumer
 from exactly_once.kafka_python import ask_ends
@@ -16,6 +17,10 @@ from service.settings import Cluster
 PROBE_MS = 5000
 END_SECONDS = 2
 """How long the leaders of all partitions together may take to say where these end."""
+
+UNREAD_CHECKS = 12
+"""After so many checks in which a partition has records and is not read, the process ends. One cause is known, and
+mended in service/upstream.py; whatever the next one is, a restart reads on."""
 
 OPEN_TRANSACTION = (
     "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets follow. Kafka ends"
@@ -34,6 +39,7 @@ class Progress:
         self.consumer, self.cluster, self.topic = consumer, cluster, topic
         self.before: tuple[dict[TopicPartition, int], ...] = ()
         self.waiting_before: dict[TopicPartition, int] = {}
+        self.unread = Counter[TopicPartition]()
         self.lags: dict[TopicPartition, int | None] = {}
         """For each assigned partition, the offsets between what is committed and its end; None if that is unknown."""
         self.well_at = time.time()
@@ -45,10 +51,11 @@ class Progress:
         lags = self.lags.values()
         return sum(lag or 0 for lag in lags) if None not in lags and self.consumer.generation else "unknown"
 
-    def check(self) -> bool:
-        """Return whether something has moved since the last time, or there is nothing to read. Raises KafkaError.
+    def check(self, is_reading: bool = True) -> bool:
+        """Return whether something has moved since the last time, or there is nothing to read.
 
         Logs what keeps records from arriving: an open transaction, a deleted topic, or a broker that does not answer.
+        Raises KafkaError, also if nothing keeps them, and whoever is reading does not get them.
         """
         places = self.consumer.places
         committed = {partition: places.committed[partition] for partition in places.read_to}
@@ -64,7 +71,7 @@ class Progress:
         is_there = bool(self.consumer.client.partitions_for_topic(self.topic))
         if not is_there:
             log.warning("The topic %s does not exist any more: create it, or start this service again", self.topic)
-        self._warn_of_open_transactions(ends)
+        self._look_at_waiting(ends, is_reading)
         is_working = has_moved or not any(self.lags.values())
         is_well = is_there and is_working and self.lag != "unknown"
         self.well_at = time.time() if is_well else self.well_at
@@ -81,18 +88,24 @@ class Progress:
             return False
         return True
 
-    def _warn_of_open_transactions(self, ends: dict[TopicPartition, int]) -> None:
+    def _look_at_waiting(self, ends: dict[TopicPartition, int], is_reading: bool) -> None:
         positions = {} if self.consumer.unread else self.consumer.places.positions
         waiting = {
             partition: position for partition, position in positions.items() if position < ends.get(partition, 0)
         }
         stuck = [partition for partition, position in waiting.items() if self.waiting_before.get(partition) == position]
-        self.waiting_before = waiting
+        self.waiting_before, stable_ends = waiting, dict[TopicPartition, int]()
         with suppress(KafkaTimeoutError):
             stable_ends = self.consumer.client.end_offsets(stuck, timeout_ms=ANSWER_MS) if stuck else {}
-            for partition, end in stable_ends.items():  # for a reader of committed records
-                if end <= (position := waiting[partition]):
-                    log.warning(OPEN_TRANSACTION, *partition, position, ends[partition] - position)
+        for partition, end in stable_ends.items():  # for a reader of committed records
+            if end <= (position := waiting[partition]):
+                log.warning(OPEN_TRANSACTION, *partition, position, ends[partition] - position)
+        unread = [p for p, end in stable_ends.items() if is_reading and end > waiting[p]]
+        self.unread = Counter({partition: self.unread[partition] + 1 for partition in unread})
+        for partition in unread:
+            if self.unread[partition] >= UNREAD_CHECKS:
+                at = waiting[partition]
+                raise KafkaError(f"{partition.topic}[{partition.partition}]: records from offset {at} on are not read")
 
     def warn_of_repetition(self, partition: TopicPartition, outputs: Iterable[str]) -> None:
         """Log that a partition is read from its beginning, if the outputs show that it has been read before."""

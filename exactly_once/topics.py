@@ -78,7 +78,7 @@ def _prepare(admin: KafkaAdminClient, inputs: Sequence[Input], outputs: Sequence
     found, targets = find_configs(admin, [source, *names]), {}
     for output in outputs:
         name, its = output.topic, found[output.topic]
-        check_limits(source, found[source], name, its, output.configs)
+        check_limits(source, found[source], output, its)
         least = -UNLIMITED - 1 if its["compression.type"] in ("producer", "uncompressed") else -1
         targets[name] = Target(counts[name], int(its["max.message.bytes"]), least)
     return targets
@@ -139,28 +139,28 @@ def find_configs(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[s
     return {topic: {name: config["value"] for name, config in found.get(topic, {}).items()} for topic in topics}
 
 
-def check_limits(source: str, source_configs: Configs, topic: str, configs: Configs, asked: Configs) -> None:
-    """Raise ConfigurationError if a topic with this configuration does not take, and keep, what the source takes."""
+def check_limits(source: str, source_configs: Configs, output: Output, configs: Configs) -> None:
+    """Raise ConfigurationError if an output with this configuration does not take, and keep, what the source takes."""
     wrong: dict[str, int | str] = {}
     if int(configs["max.message.bytes"]) < MIN_MESSAGE_BYTES:
         wrong["max.message.bytes"] = MAX_MESSAGE_BYTES
     if configs["message.timestamp.type"] == "CreateTime":
         has_own_time = source_configs.get("message.timestamp.type") == "LogAppendTime"
-        ahead = 0 if has_own_time else int(source_configs.get(AFTER, UNLIMITED))
+        ahead = 0 if has_own_time or output.is_origin else int(source_configs.get(AFTER, UNLIMITED))
         least = {**dict.fromkeys(ANY_AGE, UNLIMITED), AFTER: ahead}
         wrong |= {name: value for name, value in least.items() if int(configs.get(name, UNLIMITED)) < value}
     if "compact" in configs["cleanup.policy"]:  # it would take no record without a key, and one for each key
         wrong["cleanup.policy"] = "delete"
     for name in ("retention.ms", "retention.bytes"):  # -1 is no limit
-        needed, kept = int(asked.get(name, 0)), int(configs[name])
+        needed, kept = int(output.configs.get(name, 0)), int(configs[name])
         if kept != -1 and not 0 <= needed <= kept:
             wrong[name] = needed
     if wrong:
         has = ", ".join(f"{name}={configs[name]}" for name in wrong)
         wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
         raise ConfigurationError(
-            f"{topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes ({has}):"
-            f" kafka-configs --alter --topic {topic} --add-config {wanted}"
+            f"{output.topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes ({has}):"
+            f" kafka-configs --alter --topic {output.topic} --add-config {wanted}"
         )
 
 

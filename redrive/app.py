@@ -31,7 +31,7 @@ class Redrive(Job):
         """Read the settings. Raises ConfigurationError."""
         self.letters = Letters(environment)
         topic = environment.topic("DEAD_LETTER_TOPIC", "streaming.transactions.dead-letter")
-        self.inputs, self.outputs = [Input(topic, is_created=False)], [Output(self.letters.input)]
+        self.inputs, self.outputs = [Input(topic, is_created=False)], [Output(self.letters.input, is_origin=True)]
         self.ends: dict[TopicPartition, int] | None = None
 
     def assigned(self, committed: Mapping[TopicPartition, int]) -> None:

@@ -3,6 +3,8 @@
 1. RFC 5802 has a comma and an equals sign in a SCRAM user's name escaped. The client sends them as they are.
 2. A name can have several addresses. The client gives the first one all the time there is.
 3. A name can lead to another cluster than before. The client goes on there; `service/identity.py` ends the process.
+4. What the client knows of leaders is asked for by one coroutine, which an unforeseen error ends for good. Then a
+   client that has lost a broker never reads again, although all else answers.
 
 All names with an underscore are private; tests/test_kafka_python.py has a test for each.
 """
@@ -12,6 +14,7 @@ from collections import Counter
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
 from kafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError
 from kafka.net import manager
 from kafka.net.connection import KafkaConnection
@@ -25,6 +28,9 @@ IDENTITY = "identity"
 
 ADDRESS_SECONDS = 1
 """How long an address may take to accept a connection while there is another one left to try."""
+
+REFRESH_SECONDS = 0.25
+"""The pause before leaders are asked for again, after such an error."""
 
 UNANSWERED = Counter[tuple[str, int]]()
 """How often each address was connected to since it was last of use: the one with the fewest times is tried first."""
@@ -64,8 +70,10 @@ async def _initialize(connection: Any, timeout_at: float | None = None) -> None:
         if identity := connection.config[IDENTITY]:
             identity.check(await _ask_cluster_id(connection, timeout_at), f"{peer[0]}:{peer[1]}")
         UNANSWERED.pop(peer, None)
-    except Exception as error:
+    except KafkaError as error:
         connection.close(error)
+    except Exception as error:  # the connection is gone, such as before its address was asked for
+        connection.close(KafkaConnectionError(f"{type(error).__name__}: {error}"))
     else:
         connection._init_complete()
 
@@ -79,6 +87,16 @@ async def _ask_cluster_id(connection: Any, timeout_at: float | None) -> str:
         return ""
 
 
+async def _refresh_loop(cluster: Any) -> None:
+    while not cluster.closed:
+        try:
+            await _REFRESH_LOOP(cluster)
+        except Exception:
+            await cluster._manager._net.sleep(REFRESH_SECONDS)
+
+
+_REFRESH_LOOP: Any = ClusterMetadata._refresh_loop
+ClusterMetadata._refresh_loop = _refresh_loop  # type: ignore[method-assign]
 _SCRAM: Any = ScramClient.__init__
 ScramClient.__init__ = _escape  # type: ignore[method-assign]
 manager.create_connection = _connect  # type: ignore[attr-defined]

@@ -25,8 +25,10 @@ def directories(ecosystem: str) -> set[Path]:
 def compositions() -> list[str]:
     """Return the files that define services and name images for them, whatever their names."""
     files = [file for file in FILES if file.endswith((".yml", ".yaml"))]
-    services = {file: (yaml.safe_load((ROOT / file).read_text()) or {}).get("services", {}) for file in files}
-    return [file for file in files if any("image" in service for service in services[file].values())]
+    services = {
+        file: [one.get("services", {}) for one in yaml.safe_load_all((ROOT / file).read_text())] for file in files
+    }
+    return [file for file in files if any("image" in one for each in services[file] for one in each.values())]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if Path(file).name.startswith("Dockerfile")])

@@ -52,6 +52,15 @@ def test_a_hang_at_work(pipeline: Pipeline, hang: str, calls: tuple[str, ...]) -
         assert_it_says_where(detector, *calls)
 
 
+def test_a_client_that_reads_no_more(pipeline: Pipeline) -> None:
+    """All answers, and there are records: exit code 1, and a line that says where."""
+    with start(pipeline, "fetch") as detector:
+        wait_until(lambda: "rate=" in detector.log, 120)
+        pipeline.write([Record(transaction())])
+        assert detector.wait() == 1
+        assert f": {pipeline.transactions}[0]: records from offset 0 on are not read" in detector.log
+
+
 def test_a_hang_at_the_end(pipeline: Pipeline) -> None:
     """After a signal, in close: exit code 0, and all that was written has come out."""
     with start(pipeline, "close") as detector:

@@ -3,6 +3,7 @@
 If an update of the client breaks one, a test here says which, before the pipeline does.
 """
 
+import errno
 import inspect
 import logging
 import re
@@ -299,6 +300,22 @@ def test_each_connection_asks_which_cluster_it_leads_to(cluster: Cluster) -> Non
         assert {address for _, address in told} == {cluster.bootstrap_servers}
     with closing(KafkaAdminClient(bootstrap_servers=cluster.bootstrap_servers)) as admin:
         assert {id for id, _ in told} == {admin.describe_cluster()["cluster_id"]}
+
+
+def test_leaders_are_asked_for_again_after_any_error(cluster: Cluster) -> None:
+    """`ClusterMetadata._refresh_loop`: what a connection that is gone raises does not end it."""
+    with closing(KafkaConsumer(bootstrap_servers=cluster.bootstrap_servers, metadata_max_age_ms=200)) as client:
+        metadata: Any = client._client._manager.cluster
+        ask, asked = metadata.metadata_request, list[int]()
+
+        def fail_at_first() -> Any:
+            asked.append(len(asked))
+            if len(asked) == 1:
+                raise OSError(errno.ENOTCONN, "not connected")
+            return ask()
+
+        metadata.metadata_request = fail_at_first
+        wait_until(lambda: len(asked) > 3, 60)  # a client whose coroutine has ended asks once
 
 
 def test_a_user_with_a_comma_and_an_equals_sign() -> None:

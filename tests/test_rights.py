@@ -1,7 +1,13 @@
-"""The rights in docs/security.md: with them all works, and without one of them the service says which."""
+"""The rights in docs/security.md and compose/users.sh: with them all works, and without one it is said which."""
 
+import argparse
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
+from string import Template
 
 import pytest
 from kafka.admin import (
@@ -14,12 +20,16 @@ from kafka.admin import (
     ResourcePatternFilter,
     ResourceType,
 )
+from kafka.errors import KafkaError
 
+from demo.observer import Observer
 from embedded import Line
 from embedded.pipeline import ROOT, Pipeline
-from embedded.secure import SecuredCluster
-from embedded.service import Restarted
+from embedded.records import Record
+from embedded.secure import USERS, SecuredCluster
+from embedded.service import Restarted, surroundings, wait_until
 from harness import wait_for_error
+from service.settings import Environment
 
 pytestmark = pytest.mark.guarantee
 
@@ -100,3 +110,138 @@ def test_each_right_is_needed(
                 wait_for_error(service, f"no permission for {words} {name}")
         finally:
             admin.create_acls([ACL(*right, ResourcePattern(kind, name, pattern))])
+
+
+# --- the other programs, by compose/users.sh ---
+
+NAMES = {
+    "TRANSACTIONS_TOPIC": "queueing.transactions",
+    "FRAUD_TOPIC": "streaming.transactions.fraud",
+    "DEAD_LETTER_TOPIC": "streaming.transactions.dead-letter",
+    "CANDIDATES_TOPIC": "streaming.smurfing.candidates",
+    "ALERTS_TOPIC": "streaming.alerts",
+    "CONSUMER_GROUP": "fraud-detector",
+}
+"""What docker-compose.yml calls them."""
+
+
+def given(user: str) -> list[ACL]:
+    """Return the rights that compose/users.sh gives a user."""
+    script = (ROOT / "compose/users.sh").read_text().replace("\\\n", " ")
+    script = script.replace("${OUTPUT_TOPICS// / --topic }", " --topic ".join(Pipeline.of_compose("").outputs))
+    parser = argparse.ArgumentParser()
+    for name in ("operation", "topic", "group", "transactional-id"):
+        parser.add_argument(f"--{name}", action="append", default=[])
+    parser.add_argument("--resource-pattern-type", default="literal")
+    found = []
+    for line in re.findall(rf"^kafka acls --add --allow-principal User:{user} (.*)$", script, re.M):
+        words = parser.parse_args(shlex.split(Template(line).substitute(NAMES)))
+        pattern = ACLResourcePatternType[words.resource_pattern_type.upper()]
+        kinds = {
+            ResourceType.TOPIC: words.topic,
+            ResourceType.GROUP: words.group,
+            ResourceType.TRANSACTIONAL_ID: words.transactional_id,
+        }
+        for kind, names in kinds.items():
+            for name, operation in ((n, o) for n in names for o in words.operation):
+                allowed = ACLOperation[re.sub(r"(?<!^)([A-Z])", r"_\1", operation).upper()]
+                found.append(
+                    ACL(f"User:{user}", "*", allowed, ACLPermissionType.ALLOW, ResourcePattern(kind, name, pattern))
+                )
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything(kafka: SecuredCluster, working: Pipeline) -> Iterator[Pipeline]:
+    """The pipeline with the services of ALERTS=1 at work on it, and every user of compose/users.sh."""
+    with working.admin() as admin:
+        admin.create_acls([right for user in USERS for right in given(user)])
+    groups = {"smurfing": "smurfing-detector", "alerter": "alerter"}
+    services = [
+        working.restarted(user, **kafka.environ(user), **NAMES | {"CONSUMER_GROUP": group})
+        for user, group in groups.items()
+    ]
+    with start(kafka, "detector"), services[0] as smurfing, services[1] as alerter:
+        smurfing.wait_for("rate=")
+        alerter.wait_for("Starting with")
+        yield working
+
+
+def program(kafka: SecuredCluster, user: str) -> tuple[int, str]:
+    """Run a program that ends by itself, as the user of its name, and return its exit code and what it prints."""
+    command = {"attack": ["-m", "demo.attack"], "redrive": ["-m", "redrive.app"]}[user]
+    more = (
+        {**NAMES, "WRITE": "1", "CONSUMER_GROUP": "", "TRANSACTIONAL_ID": "fraud-redrive"} if user == "redrive" else {}
+    )
+    variables = {**surroundings(), **kafka.environ(user), **more}
+    ended = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=240, check=False
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def observer(kafka: SecuredCluster) -> Observer:
+    """Return what the page and `make watch` look with, as the user dashboard."""
+    return Observer(Pipeline.from_env(Environment(kafka.environ("dashboard"))), from_start=False)
+
+
+def look(kafka: SecuredCluster) -> None:
+    """Look once, as the page does."""
+    with closing(observer(kafka)) as watching:
+        watching.poll(0.5)
+        watching.lag_now()
+
+
+def test_every_user_can_do_its_work(kafka: SecuredCluster, everything: Pipeline) -> None:
+    """A ring is found and told, a dead letter goes back, and the page sees both."""
+    with closing(observer(kafka)) as watching:
+        code, printed = program(kafka, "attack")
+        assert code == 0, printed
+        assert "The alerter has passed it on." in printed
+        everything.write([Record(b"not JSON")])
+        everything.drain()
+        code, printed = program(kafka, "redrive")
+        assert code == 0, printed
+        assert "redriven=1" in printed
+        wait_until(lambda: watching.poll(0.5) or len(watching.newest["dead_letter"]) > 1, 120)
+        wait_until(lambda: watching.poll(0.5) or bool(watching.newest["alerts"]), 120)
+        wait_until(lambda: watching.poll(0.5) or {group.lag for group in watching.groups.values()} == {0}, 120)
+
+
+@pytest.mark.parametrize(
+    ("user", "kind", "name", "operation"),
+    [
+        ("attack", ResourceType.TOPIC, "queueing.transactions", "WRITE"),
+        ("attack", ResourceType.TOPIC, "streaming.alerts", "READ"),
+        ("redrive", ResourceType.TOPIC, "streaming.transactions.dead-letter", "READ"),
+        ("redrive", ResourceType.TOPIC, "queueing.transactions", "DESCRIBE_CONFIGS"),
+        ("redrive", ResourceType.GROUP, "fraud-redrive", "READ"),
+        ("redrive", ResourceType.TRANSACTIONAL_ID, "fraud-redrive", "WRITE"),
+        ("dashboard", ResourceType.TOPIC, "streaming.transactions.legit", "READ"),
+        ("dashboard", ResourceType.GROUP, "fraud-detector", "DESCRIBE"),
+    ],
+)
+def test_none_of_them_has_a_right_too_many(
+    kafka: SecuredCluster, everything: Pipeline, user: str, kind: ResourceType, name: str, operation: str
+) -> None:
+    """Without it the program does not do its work, and ends with an error."""
+    (right,) = [
+        r
+        for r in given(user)
+        if (r.resource_pattern.resource_type, r.resource_pattern.resource_name, r.operation)
+        == (kind, name, ACLOperation[operation])
+    ]
+    with everything.admin() as admin:
+        own = (right.principal, right.host, right.operation, right.permission_type, right.resource_pattern)
+        ((_, taken, _),) = admin.delete_acls([ACLFilter(*own)])
+        assert len(taken) == 1
+        try:
+            if user == "dashboard":
+                with pytest.raises((KafkaError, LookupError)):
+                    look(kafka)
+            else:
+                code, printed = program(kafka, user)
+                assert code == 1, printed
+                assert "Traceback" not in printed
+        finally:
+            admin.create_acls([right])

@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from kafka import KafkaConsumer
+from kafka.consumer.fetcher import Fetcher
 
 from detector.app import branching
-from exactly_once import consumer, loop, run
+from exactly_once import consumer, loop, progress, run
 
 HANG = os.environ["HANG"].split()
 
@@ -34,6 +35,10 @@ if "poll" in HANG:
 
 if "rewind" in HANG:
     KafkaConsumer.beginning_offsets = hang
+
+if "fetch" in HANG:
+    Fetcher._fetchable_partitions = lambda fetcher: []
+    progress.UNREAD_CHECKS = 2
 
 if "close" in HANG:
     consumer.Consumer.close = hang
