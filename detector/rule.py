@@ -11,6 +11,7 @@ character beyond U+FFFF.
 import json
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from exactly_once import Decision
@@ -52,7 +53,13 @@ def decide(value: bytes | memoryview | None) -> Decision:
     try:
         return decide_amount(parse(value)["amount"])
     except InvalidTransaction as invalid:
-        return Decision(DEAD_LETTER, reason=str(invalid))
+        return refused(str(invalid))
+
+
+@lru_cache(1024)
+def refused(reason: str) -> Decision:
+    """Return the decision on what is no transaction, for this reason."""
+    return Decision(DEAD_LETTER, reason=reason)
 
 
 def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:

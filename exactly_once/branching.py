@@ -126,12 +126,13 @@ class Branching(Job):
 
     def _sort(self, record: Record, source: TopicPartition, out: Out, found: Mapping[str, Columns]) -> None:
         decision = self._dead(record.problem) if record.problem else self.decide(record.value)
-        if not decision.reason:
-            self.forms.learn(record)
-        content = with_headers(record.content, record.headers_at, decision)
+        content, timestamp = record.content, record.timestamp
+        if decision.headers:
+            content = with_headers(content, record.headers_at, decision)
         if decision.reason:
             content = with_errors(content, record.headers_at, decision.reason, source, record.offset)
-        timestamp = record.timestamp
+        else:
+            self.forms.learn(record)
         if refusal := out.targets[self.routes[decision.route]].refusal(batch_bytes(content), timestamp):
             decision = self._dead(f"{refusal} of {self.routes[decision.route]}")
             content = with_errors(NOTHING, NO_HEADERS_AT, decision.reason, source, record.offset)
@@ -152,7 +153,7 @@ def with_headers(content: Bytes, headers_at: int, decision: Decision) -> Bytes:
 
 def with_errors(content: Bytes, headers_at: int, reason: str, source: TopicPartition, offset: int) -> bytes:
     """Return the content with the headers that say where a dead letter comes from and why it is one."""
-    text = str(offset).encode()
+    text = b"%d" % offset
     return add_headers(content, headers_at, len(ERRORS), errors(reason, source) + VARINT[len(text)] + text)
 
 

@@ -57,6 +57,8 @@ class Record(NamedTuple):
     """Index of the header count within the content."""
     problem: str = ""
     """Why the content is not there."""
+    end: int = 0
+    """Where it ends among the records of its chunk; 0 if there is a problem."""
 
 
 def decode(chunk: Chunk) -> Iterator[Record]:
@@ -84,7 +86,7 @@ def decode(chunk: Chunk) -> Iterator[Record]:
             if size > MAX_RECORD_BYTES:
                 yield Record(offset, timestamp, None, NOTHING, NO_HEADERS_AT, too_large(size))
             else:
-                yield Record(offset, timestamp, value, content, headers_at)
+                yield Record(offset, timestamp, value, content, headers_at, "", end)
     if problem:
         timestamp = chunk.base_timestamp if chunk.append_time is None else chunk.append_time
         first, last = max(offset + 1, chunk.position), chunk.next_offset - 1

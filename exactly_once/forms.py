@@ -29,7 +29,6 @@ from typing import NamedTuple
 
 from exactly_once.decoding import Chunk, Record, decode
 from exactly_once.samples import VARINT_FORM, Form, form_of
-from exactly_once.unpacking import end_of_record
 from exactly_once.varints import NUMBER, VARINT, Bytes
 
 MOST_BYTES = 64 * 1024
@@ -111,13 +110,13 @@ class Forms:
     ) -> Generator[Record, None, tuple[int, int]]:
         # Decodes one record or more: until this index or, if none is given, until a record fits. Returns where it ends,
         # and how many records are left.
-        records = decode(_part(chunk, data[at:], left, left))
+        begin, records = at, decode(_part(chunk, data[at:], left, left))
         for number, record in enumerate(records):
             yield record
             left -= 1
             if record.problem:  # stands for all that follow
                 break
-            at = end_of_record(data, at)
+            at = begin + record.end
             is_tried = not until and (number < 64 or number % 8 == 0)  # in vain, it costs time as well
             if (until and at >= until) or (is_tried and self._pattern.match(data, at)):
                 return at, left

@@ -19,8 +19,8 @@ END_SECONDS = 2
 """How long the leaders of all partitions together may take to say where these end."""
 
 UNREAD_CHECKS = 12
-"""After so many checks in which a partition has records and is not read, the process ends. One cause is known, and
-mended in service/upstream.py; whatever the next one is, a restart reads on."""
+"""After so many checks in which a partition has records and is not read, although its leader answers, the process ends:
+a restart reads on. Or after twice as many as there are partitions, since in a backlog a fetch is of one of them."""
 
 OPEN_TRANSACTION = (
     "%s[%d]: waiting at offset %d for a transaction that another producer has left open; %d offsets follow. Kafka ends"
@@ -103,7 +103,7 @@ class Progress:
         unread = [p for p, end in stable_ends.items() if is_reading and end > waiting[p]]
         self.unread = Counter({partition: self.unread[partition] + 1 for partition in unread})
         for partition in unread:
-            if self.unread[partition] >= UNREAD_CHECKS:
+            if self.unread[partition] >= max(UNREAD_CHECKS, 2 * len(positions)):
                 at = waiting[partition]
                 raise KafkaError(f"{partition.topic}[{partition.partition}]: records from offset {at} on are not read")
 

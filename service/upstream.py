@@ -23,13 +23,15 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.sasl.scram import ScramClient
 from kafka.protocol.metadata import MetadataRequest
 
+from service.log import log
+
 IDENTITY = "identity"
 """A setting of ours, which the clients hand down to each connection: a `service.identity.Identity`, or None."""
 
 ADDRESS_SECONDS = 1
 """How long an address may take to accept a connection while there is another one left to try."""
 
-REFRESH_SECONDS = 0.25
+REFRESH_SECONDS = 1
 """The pause before leaders are asked for again, after such an error."""
 
 UNANSWERED = Counter[tuple[str, int]]()
@@ -91,7 +93,8 @@ async def _refresh_loop(cluster: Any) -> None:
     while not cluster.closed:
         try:
             await _REFRESH_LOOP(cluster)
-        except Exception:
+        except Exception as error:
+            log.warning("Looking for the brokers failed, and goes on: %s: %s", type(error).__name__, error)
             await cluster._manager._net.sleep(REFRESH_SECONDS)
 
 

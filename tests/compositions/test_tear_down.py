@@ -6,7 +6,7 @@ import socket
 import pytest
 from kafka import KafkaConsumer
 
-from compositions.engine import CLUSTER, KAFKA, SERVICES, check_installed, containers, inspect, run, service
+from compositions.engine import CLUSTER, KAFKA, NETWORK, SERVICES, check_installed, containers, inspect, run, service
 from compositions.stack import EVERYTHING, Stack
 from compositions.test_hardening import DATA_PATHS
 from embedded.pipeline import Pipeline
@@ -80,6 +80,19 @@ def test_make_up_says_what_does_not_run(stack: Stack) -> None:
         said = run(f"make COMPOSE='{stack.command}' kafka KAFKA_HOST_PORT={port}", code=2)
     assert f"Port {port} of this machine is taken: end what has it, or give another port, such as make KAFKA_" in said
     stack.make("down")
+
+
+def test_make_refuses_a_network_with_another_broker(stack: Stack) -> None:
+    """While a container of others is called `broker` there, as the services would find both by that name."""
+    stack.make("network")
+    stranger = f"--name stranger --network {NETWORK} --network-alias broker --entrypoint sleep python:3.13-slim 600"
+    run(f"docker run --detach --rm {stranger}")
+    try:
+        said = run(f"make COMPOSE='{stack.command}' kafka", code=2)
+        assert "Another project has a broker on kafka-network: stranger." in said
+        assert containers() == []
+    finally:
+        run("docker rm --force stranger")
 
 
 def test_make_clean_leaves_nothing(stack: Stack) -> None:
