@@ -11,7 +11,6 @@ import threading
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
@@ -23,7 +22,7 @@ CONSUMER_GROUP = os.environ["CONSUMER_GROUP"]
 TRANSACTIONAL_ID = os.environ.get("TRANSACTIONAL_ID") or f"{CONSUMER_GROUP}-{socket.gethostname()}"
 
 
-def outgoing(record: ConsumerRecord) -> tuple[Any, ...]:
+def outgoing(record: Any) -> tuple[Any, ...]:
     """Return what to send: the topic that the rule decides on, and the record as it came."""
     decision = decide(record.value)
     headers = [(name, value or b"") for name, value in record.headers]  # the client sends no header without a value
@@ -59,24 +58,25 @@ def run(stopping: threading.Event) -> None:
         reconnect_backoff_max_ms=1000,
     )
     producer.init_transactions()  # aborts what an earlier process of this id has left open
+    generation = -1
     while not stopping.is_set():
         signal.alarm(30)  # seconds; ends the process if a call does not return, as some do not without a broker
         polled = consumer.poll(timeout_ms=500, max_records=10_000)
-        if not polled:
-            continue
         group = consumer.group_metadata()  # right after the poll, so that Kafka refuses the offsets after a rebalance
-        if group.state != MemberState.STABLE:
-            raise KafkaError("no member of the group any more")
-        producer.begin_transaction()
-        sent = [producer.send(*outgoing(record)) for records in polled.values() for record in records]
-        offsets = {partition: OffsetAndMetadata(records[-1].offset + 1) for partition, records in polled.items()}
-        producer.send_offsets_to_transaction(offsets, group)
-        producer.flush()
-        for future in sent:
-            future.get(timeout=0)  # raises if this record was not written: neither flush nor commit does
-        producer.commit_transaction()
+        if group.state != MemberState.STABLE or group.generation_id != generation:
+            generation = -1 if group.state != MemberState.STABLE else group.generation_id
+            for partition in consumer.assignment():  # others may have had it meanwhile, and the client does not know
+                consumer.seek(partition, consumer.committed(partition) or 0)
+        elif polled:
+            producer.begin_transaction()
+            sent = [producer.send(*outgoing(record)) for records in polled.values() for record in records]
+            offsets = {partition: OffsetAndMetadata(records[-1].offset + 1) for partition, records in polled.items()}
+            producer.send_offsets_to_transaction(offsets, group)
+            producer.flush()
+            for future in sent:
+                future.get(timeout=0)  # raises if this record was not written: neither flush nor commit does
+            producer.commit_transaction()
     consumer.close()
-    producer.close()
 
 
 if __name__ == "__main__":
