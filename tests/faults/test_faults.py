@@ -55,12 +55,13 @@ def judge(trial: Trial, verdicts: list[Verdict], *exit_codes: int) -> None:
     verdicts.append(verdict)
     logs = "\n".join(instance.log for instance in trial.instances)
     print(logs)
+    assert verdict.checked > 0
     if not PROMISES_EXACTLY_ONCE:
+        assert STEP == 1 or verdict.lost == verdict.misrouted == 0, f"{verdict}\n{logs}"
         return
     if STEP:
         exit_codes += (-signal.SIGALRM,)
     assert verdict.wrong == 0, f"{verdict}\n{logs}"
-    assert verdict.checked > 0
     for instance in trial.instances:
         assert "Traceback" not in instance.log
         assert set(instance.exit_codes) <= {0, 1, -signal.SIGKILL, *exit_codes}, logs

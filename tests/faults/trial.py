@@ -227,8 +227,9 @@ class Trial:
         group = KafkaConsumer(
             bootstrap_servers=self.pipeline.broker_url, group_id=self.pipeline.name, enable_auto_commit=False
         )
+        until = time.monotonic() + 300
         with closing(group):
-            while True:
+            while time.monotonic() < until:
                 time.sleep(self.random.uniform(0, 0.1))
                 os.kill(instance.pid, signal.SIGSTOP)
                 time.sleep(0.05)  # what it has sent arrives
@@ -238,6 +239,7 @@ class Trial:
                     os.kill(instance.pid, signal.SIGKILL)
                     return
                 os.kill(instance.pid, signal.SIGCONT)
+        raise TimeoutError(f"never between the two:\n{instance.log}")
 
     @contextmanager
     def fault(self) -> Iterator[None]:
