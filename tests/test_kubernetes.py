@@ -306,8 +306,8 @@ def test_the_rights_are_those_of_compose(tmp_path: Path) -> None:
     )
     asked = (tmp_path / "asked").read_text().splitlines()
     ours = {user["metadata"]["name"]: rights(user) for user in of_kind("KafkaUser")}
-    assert granted(asked) == ours
-    assert set(ours) == set(SERVICES)
+    # Compose has users beside, for programs that are not run here.
+    assert {user: its for user, its in granted(asked).items() if user in SERVICES} == ours
 
 
 def test_the_brokers_are_set_up_as_in_compose() -> None:
