@@ -24,6 +24,7 @@ def test_console_consumers_show_what_the_services_write(stack: Stack, pipeline: 
     amounts = {}
     for topic, count in counts.items():
         transactions = [json.loads(line) for line in stack.consume(topic, count)]
+        transactions = [t for t in transactions if not t["source"].startswith("smurf-")]  # of an attack before
         for transaction in transactions:
             assert list(transaction) == ["source", "target", "amount", "currency"]
             assert re.fullmatch("[0-9A-Za-z]{12}", transaction["source"])
@@ -32,7 +33,8 @@ def test_console_consumers_show_what_the_services_write(stack: Stack, pipeline: 
         amounts[topic] = [transaction["amount"] for transaction in transactions]
     assert all(1 <= amount <= 1000 for amount in amounts[pipeline.transactions])
     assert max(amounts[pipeline.legit]) < 900 <= min(amounts[pipeline.fraud])
-    count = counts[pipeline.transactions]
+    count = len(amounts[pipeline.transactions])
+    assert count > 2000
     deviation = (count * 0.1 * 0.9) ** 0.5
     assert sum(a >= 900 for a in amounts[pipeline.transactions]) == pytest.approx(count * 0.1, abs=4 * deviation)
 
