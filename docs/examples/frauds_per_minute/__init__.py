@@ -1,0 +1,1 @@
+"""How many frauds there are in each minute and currency: an example of a service on the engine."""
