@@ -159,7 +159,8 @@ def check_limits(source: str, source_configs: Configs, output: Output, configs: 
         has = ", ".join(f"{name}={configs[name]}" for name in wrong)
         wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
         raise ConfigurationError(
-            f"{output.topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes ({has}):"
+            f"{output.topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes"
+            f"{'' if source_configs else ', whose limits are unknown without DESCRIBE_CONFIGS'} ({has}):"
             f" kafka-configs --alter --topic {output.topic} --add-config {wanted}"
         )
 
