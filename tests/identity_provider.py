@@ -1,16 +1,26 @@
-"""An identity provider: tokens for OAUTHBEARER, an endpoint that can stall, and the key that a broker needs."""
+"""An identity provider: tokens for OAUTHBEARER, an endpoint that can stall, and a broker that knows them."""
 
 import json
 import time
 from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+
+from embedded import Cluster, Line
+from embedded.brokers import HOST
+from embedded.cluster import free_ports
+from embedded.pipeline import Pipeline
+from embedded.secure import Listener, properties
 
 ISSUER, AUDIENCE = "https://issuer.test", "kafka"
 CLIENT_ID, CLIENT_SECRET = "fraud-service", "correct horse+/="
@@ -93,3 +103,45 @@ class IdentityProvider:
             "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
             **{f"KAFKA_SASL_OAUTHBEARER_{name}": value for name, value in oauth.items() if value},
         }
+
+
+class Guarded(NamedTuple):
+    """A broker with a listener for whoever has a token of the provider."""
+
+    cluster: Cluster
+    provider: IdentityProvider
+    address: str
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """Return the variables of a service that gets in, but for what is given."""
+        return self.provider.environ(**more) | {"KAFKA_BROKER_URL": self.address}
+
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline whose own clients use the open listener."""
+        pipeline = Pipeline(self.cluster.bootstrap_servers)
+        pipeline.create(pipeline.transactions)
+        return pipeline
+
+
+@contextmanager
+def guarded_cluster(line: Line, token_seconds: float, session_seconds: float) -> Iterator[Guarded]:
+    """Run such a broker: how long a token lasts, and after how long the broker wants another one."""
+    own, port = free_ports(2)
+    with (
+        IdentityProvider(token_seconds) as provider,
+        TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        keys = Path(folder) / "keys.json"
+        provider.write_keys(keys)
+        oauth = {
+            "sasl.oauthbearer.jwks.endpoint.url": f"file://{keys}",
+            "sasl.oauthbearer.expected.audience": AUDIENCE,
+            "sasl.oauthbearer.expected.issuer": ISSUER,
+            "connections.max.reauth.ms": f"{session_seconds * 1000:.0f}",
+        }
+        clients = {"TOKENS": Listener(port, "SASL_PLAINTEXT", None, ["OAUTHBEARER"])}
+        allowed = "-Dorg.apache.kafka.sasl.oauthbearer.allowed"
+        patch.setenv("JAVA_TOOL_OPTIONS", f"{allowed}.urls=file://{keys} {allowed}.files={keys}")
+        with Cluster(port=own, config=oauth | properties(own, clients, {}), line=line) as cluster:
+            yield Guarded(cluster, provider, f"{HOST}:{port}")

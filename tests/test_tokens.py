@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
 
 import pytest
 from kafka.errors import KafkaConnectionError, RetriableError
 
-from embedded import Cluster, Line
+from embedded import Line
 from embedded.brokers import HOST
 from embedded.cluster import free_ports
-from embedded.pipeline import Pipeline
-from embedded.secure import Listener, properties
 from embedded.service import wait_until
-from identity_provider import AUDIENCE, CLIENT_ID, CLIENT_SECRET, ISSUER, IdentityProvider
+from identity_provider import CLIENT_ID, CLIENT_SECRET, Guarded, IdentityProvider, guarded_cluster
 from service import endpoint
 from service.endpoint import Endpoint, TokenError
 from service.refusal import refusal
@@ -160,48 +157,17 @@ def test_a_token_is_there_without_waiting(caplog: pytest.LogCaptureFixture) -> N
 # --- with a broker ---
 
 
-class Guarded(NamedTuple):
-    """A broker with a listener for whoever has a token of the provider."""
-
-    cluster: Cluster
-    provider: IdentityProvider
-    address: str
-
-    def environ(self, **more: str) -> dict[str, str]:
-        """Return the variables of a service that gets in, but for what is given."""
-        return self.provider.environ(**more) | {"KAFKA_BROKER_URL": self.address}
-
-    def pipeline(self) -> Pipeline:
-        """Return a pipeline whose own clients use the open listener."""
-        pipeline = Pipeline(self.cluster.bootstrap_servers)
-        pipeline.create(pipeline.transactions)
-        return pipeline
-
-
 @pytest.fixture(scope="module")
-def guarded(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(line: Line) -> Iterator[Guarded]:
     """Tokens are short, and the broker wants a new one even sooner."""
-    keys = tmp_path_factory.mktemp("keys") / "keys.json"
-    own, port = free_ports(2)
-    oauth = {
-        "sasl.oauthbearer.jwks.endpoint.url": f"file://{keys}",
-        "sasl.oauthbearer.expected.audience": AUDIENCE,
-        "sasl.oauthbearer.expected.issuer": ISSUER,
-        "connections.max.reauth.ms": f"{SESSION_SECONDS * 1000}",
-    }
-    clients = {"TOKENS": Listener(port, "SASL_PLAINTEXT", None, ["OAUTHBEARER"])}
-    allowed = "-Dorg.apache.kafka.sasl.oauthbearer.allowed"
-    with IdentityProvider(LIFE_SECONDS) as provider, pytest.MonkeyPatch.context() as patch:
-        provider.write_keys(keys)
-        patch.setenv("JAVA_TOOL_OPTIONS", f"{allowed}.urls=file://{keys} {allowed}.files={keys}")
-        with Cluster(port=own, config=oauth | properties(own, clients, {}), line=line) as cluster:
-            yield Guarded(cluster, provider, f"{HOST}:{port}")
+    with guarded_cluster(line, LIFE_SECONDS, SESSION_SECONDS) as cluster:
+        yield cluster
 
 
 @pytest.mark.long
 @pytest.mark.guarantee
 def test_tokens_are_renewed_while_the_services_work(guarded: Guarded) -> None:
-    """Beyond a session, while the endpoint stalls for longer than a token lasts, and beyond that: no record twice."""
+    """Beyond a session, a broker's death, a stall of the endpoint for longer than a token lasts: no record twice."""
     pipeline, provider = guarded.pipeline(), guarded.provider
     environ = guarded.environ()
 
@@ -215,6 +181,11 @@ def test_tokens_are_renewed_while_the_services_work(guarded: Guarded) -> None:
     ):
         wait_for_more()
         time.sleep(SESSION_SECONDS + 1)
+        wait_for_more()
+        (broker,) = guarded.cluster.brokers
+        broker.kill()
+        broker.start()
+        broker.wait_ready()
         wait_for_more()
         asked = len(provider.asked)
         provider.may_answer.clear()

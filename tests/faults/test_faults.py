@@ -29,6 +29,7 @@ from embedded.service import Restarted, wait_until
 from faults.steps import PARTITIONS, PROMISES_EXACTLY_ONCE, STEP
 from faults.trial import WEIGHTS, Trial, Verdict
 from harness import wait_for_shares
+from identity_provider import guarded_cluster
 
 pytestmark = pytest.mark.guarantee
 
@@ -180,19 +181,33 @@ def test_broker(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verd
     judge(trial, verdicts)
 
 
+def kill_broker_behind_a_guard(trial: Trial, cluster: Cluster, environ: dict[str, str], rounds: int) -> None:
+    """Kill the only broker; the detector has to encrypt, authenticate and be allowed anew."""
+    trial.start(**environ)
+    for _ in range(rounds):
+        trial.settle()
+        with trial.fault():
+            cluster.brokers[0].kill()
+            cluster.brokers[0].start()
+            cluster.brokers[0].wait_ready()
+
+
 def test_broker_killed_behind_tls_and_scram(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
-    """The only broker is killed, and the detector has to encrypt, authenticate and be allowed anew."""
+    """The only broker is killed; it wants encryption and a password."""
     with SecuredCluster(line=line) as cluster:
         pipeline = Pipeline(cluster.bootstrap_servers, partitions=PARTITIONS)
         allow_everything(pipeline, "detector")
         with Trial("broker killed behind TLS and SCRAM", pipeline, seed) as trial:
-            trial.start(**cluster.environ("detector"))
-            for _ in range(rounds):
-                trial.settle()
-                with trial.fault():
-                    cluster.brokers[0].kill()
-                    cluster.brokers[0].start()
-                    cluster.brokers[0].wait_ready()
+            kill_broker_behind_a_guard(trial, cluster, cluster.environ("detector"), rounds)
+            judge(trial, verdicts)
+
+
+def test_broker_killed_behind_tokens(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
+    """The only broker is killed; it wants a token, and another one after a few seconds."""
+    with guarded_cluster(line, token_seconds=20, session_seconds=5) as guarded:
+        pipeline = Pipeline(guarded.cluster.bootstrap_servers, partitions=PARTITIONS)
+        with Trial("broker killed behind OAUTHBEARER", pipeline, seed) as trial:
+            kill_broker_behind_a_guard(trial, guarded.cluster, guarded.environ(), rounds)
             judge(trial, verdicts)
 
 
