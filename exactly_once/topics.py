@@ -76,9 +76,11 @@ def _prepare(admin: KafkaAdminClient, inputs: Sequence[Input], outputs: Sequence
             raise_partitions(admin, output.topic, counts[output.topic], source, partitions)
             counts[output.topic] = partitions
     found, targets = find_configs(admin, [source, *names]), {}
-    for output in outputs:
-        name, its = output.topic, found[output.topic]
-        check_limits(source, found[source], output, its)
+    lacking = (shortcoming(source, found[source], output, found[output.topic]) for output in outputs)
+    if problems := "; ".join(filter(None, lacking)):
+        raise ConfigurationError(problems)
+    for name in names:
+        its = found[name]
         least = -UNLIMITED - 1 if its["compression.type"] in ("producer", "uncompressed") else -1
         targets[name] = Target(counts[name], int(its["max.message.bytes"]), least)
     return targets
@@ -139,8 +141,8 @@ def find_configs(admin: KafkaAdminClient, topics: list[str]) -> dict[str, dict[s
     return {topic: {name: config["value"] for name, config in found.get(topic, {}).items()} for topic in topics}
 
 
-def check_limits(source: str, source_configs: Configs, output: Output, configs: Configs) -> None:
-    """Raise ConfigurationError if an output with this configuration does not take, and keep, what the source takes."""
+def shortcoming(source: str, source_configs: Configs, output: Output, configs: Configs) -> str:
+    """Return why an output with this configuration does not take, and keep, what the source takes; "" if it does."""
     wrong: dict[str, int | str] = {}
     if int(configs["max.message.bytes"]) < MIN_MESSAGE_BYTES:
         wrong["max.message.bytes"] = MAX_MESSAGE_BYTES
@@ -155,14 +157,15 @@ def check_limits(source: str, source_configs: Configs, output: Output, configs: 
         needed, kept = int(output.configs.get(name, 0)), int(configs[name])
         if kept != -1 and not 0 <= needed <= kept:
             wrong[name] = needed
-    if wrong:
-        has = ", ".join(f"{name}={configs[name]}" for name in wrong)
-        wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
-        raise ConfigurationError(
-            f"{output.topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes"
-            f"{'' if source_configs else ', whose limits are unknown without DESCRIBE_CONFIGS'} ({has}):"
-            f" kafka-configs --alter --topic {output.topic} --add-config {wanted}"
-        )
+    if not wrong:
+        return ""
+    has = ", ".join(f"{name}={configs[name]}" for name in wrong)
+    wanted = ",".join(f"{name}={value}" for name, value in wrong.items())
+    return (
+        f"{output.topic} does not {'keep' if 'retention' in has else 'take'} all that {source} takes"
+        f"{'' if source_configs else ', whose limits are unknown without DESCRIBE_CONFIGS'} ({has}):"
+        f" kafka-configs --alter --topic {output.topic} --add-config {wanted}"
+    )
 
 
 def open_partitions(admin: KafkaAdminClient, topics: Iterable[str]) -> list[TopicPartition]:

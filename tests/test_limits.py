@@ -73,6 +73,17 @@ def test_an_output_that_takes_less(cluster: Cluster, has: Mapping[str, str], wan
         detector.check()
 
 
+def test_several_outputs_that_take_less(pipeline: Pipeline) -> None:
+    """All are named at once, each with its command."""
+    pipeline.create(pipeline.legit, pipeline.fraud, max_message_bytes="1000")
+    with pipeline.service("detector") as detector:
+        assert detector.wait() == 2
+        (line,) = [line for line in detector.log.splitlines() if " ERROR " in line]
+    for topic in (pipeline.legit, pipeline.fraud):
+        assert f"{topic} does not take all that {pipeline.transactions} takes (max.message.bytes=1000)" in line
+        assert f"kafka-configs --alter --topic {topic} --add-config max.message.bytes=" in line
+
+
 @pytest.mark.zookeeper  # Kafka 4 has this setting no more
 def test_an_output_with_a_limit_on_the_difference(cluster: Cluster) -> None:
     """The same: the setting that the two others have replaced is a limit as well."""
