@@ -64,7 +64,7 @@ def refused(reason: str) -> Decision:
 
 def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:
     """Decide on many transactions by their amounts: what the group in MEMBERS has matched."""
-    return list(map(decide_amount, map(float, amounts)))
+    return [decide_amount(amount) for amount in map(float, amounts)]
 
 
 def decide_amount(amount: float) -> Decision:

@@ -1,6 +1,5 @@
 """Branching: a job that sends each record, unchanged, to one of several topics, or to the dead-letter topic."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,7 +83,6 @@ class Branching(Job):
             for chunk in chunks:
                 self.branch(chunk, source, out, batches)
                 chunk.records.clear()  # may be large; the batches hold copies
-                time.sleep(0)  # lets the other threads take what Kafka has answered
             for route, written in batches.items():
                 target = TopicPartition(self.routes[route], source.partition)
                 out.batches += (Outgoing(target, batch, source) for batch in written)

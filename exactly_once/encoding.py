@@ -8,7 +8,10 @@ from operator import add, sub
 from typing import NamedTuple, Self
 
 from exactly_once.unpacking import FRAMING_BYTES, HEADER
-from exactly_once.varints import VARINT, Bytes, read_varint
+from exactly_once.varints import LARGEST_REMEMBERED, VARINT, Bytes, read_varint
+
+OFFSET_DELTAS = [VARINT[number] for number in range(LARGEST_REMEMBERED)]
+"""Those of a batch's records. A batch that we write has no more."""
 
 
 class Columns(NamedTuple):
@@ -83,7 +86,8 @@ def batch_bytes(content: Bytes) -> int:
 def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None = None) -> list[OutputBatch]:
     """Append these records, in order, to the last of the batches, and return all batches.
 
-    A new batch begins where one would exceed max_bytes. Each record must fit on its own (see batch_bytes).
+    A new batch begins where one would have too many records, or exceed max_bytes. Each record must fit on its own (see
+    batch_bytes).
     """
     batches = [] if batches is None else batches
     offsets, timestamps, contents = records
@@ -92,23 +96,23 @@ def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None =
     if not batches:
         batches.append(OutputBatch(timestamps[0], timestamps[0]))
     batch = batches[-1]
-    sizes = list(map(len, contents))
-    if len(batch.data) + sum(sizes) + FRAMING_BYTES * len(sizes) > max_bytes:
+    sizes, count = list(map(len, contents)), len(batch.offsets)
+    end = count + len(sizes)
+    if end > len(OFFSET_DELTAS) or len(batch.data) + sum(sizes) + FRAMING_BYTES * len(sizes) > max_bytes:
         if middle := len(offsets) // 2:
             encode(Columns(offsets[:middle], timestamps[:middle], contents[:middle]), max_bytes, batches)
             return encode(Columns(offsets[middle:], timestamps[middle:], contents[middle:]), max_bytes, batches)
-        if batch.offsets:
-            batch = OutputBatch(timestamps[0], timestamps[0])
-            batches.append(batch)
-    count = len(batch.offsets)
+        if count:
+            batches.append(OutputBatch(timestamps[0], timestamps[0]))
+            return encode(records, max_bytes, batches)
     timestamp_deltas = list(map(VARINT.__getitem__, map(sub, timestamps, repeat(batch.base_timestamp))))
-    offset_deltas = list(map(VARINT.__getitem__, range(count, count + len(offsets))))
-    heads = map(add, map(len, timestamp_deltas), map(len, offset_deltas))
-    lengths = map(VARINT.__getitem__, map(add, map(add, heads, sizes), repeat(1)))  # the attributes are a byte
-    parts = zip(lengths, repeat(b"\0"), timestamp_deltas, offset_deltas, contents)
-    batch.data += b"".join(chain.from_iterable(parts))
+    heads = map(add, map(len, timestamp_deltas), map(len, OFFSET_DELTAS[count:end]))
+    parts: list[Bytes] = [b"\0"] * (5 * len(sizes))  # a record's second part, the attributes, is always that
+    parts[0::5] = map(VARINT.__getitem__, map(add, map(add, heads, sizes), repeat(1)))
+    parts[2::5], parts[3::5], parts[4::5] = timestamp_deltas, OFFSET_DELTAS[count:end], contents
+    batch.data += b"".join(parts)
     batch.offsets += offsets
-    batch.max_timestamp = max(batch.max_timestamp, *timestamps)
+    batch.max_timestamp = max(batch.max_timestamp, max(timestamps))
     return batches
 
 

@@ -178,6 +178,14 @@ def test_a_batch_is_filled() -> None:
     assert all(9900 < len(batch.data) <= 10_000 for batch in output[:-1])
 
 
+def test_a_batch_has_a_largest_number_of_records() -> None:
+    """Beyond it the next batch begins, however small the records are."""
+    record = (7, 0, bytes(VARINT[-1] + VARINT[-1] + VARINT[0]))
+    output = encode(Columns.of([record] * 45_000), 10**9, encode(Columns.of([record] * 25_000), 10**9))
+    assert [len(batch.offsets) for batch in output] == [30_000, 30_000, 10_000]
+    assert [len(read_by_client(finished(batch))) for batch in output] == [30_000, 30_000, 10_000]
+
+
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5))
 def test_timestamps_of_any_value_are_passed_on(timestamps: list[int]) -> None:
     """Even where their difference overflows, which then is Java's: what a reader adds up is the timestamp again."""
