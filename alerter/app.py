@@ -167,6 +167,8 @@ def main() -> NoReturn:
     except Exception as error:  # an unexpected error's text may quote an address
         if isinstance(error, errors.KafkaTimeoutError | errors.RequestTimedOutError):
             reason = "Kafka does not answer"
+        elif isinstance(error, errors.GroupAuthorizationFailedError):
+            reason = f"no permission for READ on the group {settings.consumer_group}: allow it to the user"
         elif isinstance(error, errors.KafkaError | TimeoutError):
             reason = str(error).removeprefix("KafkaError: ")
         else:
