@@ -94,8 +94,9 @@ def test_make_looks_into_it(stack: Stack) -> None:
     services += ("dashboard", "prometheus") if "MONITORING" in stack.variables else ()
     expected = sorted([*brokers, *services])
     assert sorted(service(c) for c in containers() if c["State"]["Running"]) == expected
+    listed = stack.make("ps")
     for name in expected:
-        assert re.search(rf"[-_]{name}[-_]1 ", stack.make("ps"))
+        assert re.search(rf"[-_]{name}[-_]1 ", listed)
     wait_until(lambda: all(map(passes_its_check, containers(*expected))), 240)
     assert {c["RestartCount"] for c in containers(*SERVICES)} == {0}
 
