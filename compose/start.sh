@@ -44,7 +44,7 @@ for id in $($compose ps -aq $($compose config --services)); do
   until works "$id"; do
     case $(state "$id") in
       *" 2") ;; # the configuration is wrong: no further attempt will mend that
-      *) ((SECONDS > 300)) || { sleep 1; continue; } ;;
+      *) ((SECONDS > 600)) || { sleep 1; continue; } ;;
     esac
     name=$(docker inspect -f '{{index .Config.Labels "com.docker.compose.service"}}' "$id")
     echo "The $name does not run, it is $(docker inspect -f '{{.State.Status}}' "$id"). Its last line: $(docker logs --tail 1 "$id" 2>&1)"

@@ -47,7 +47,7 @@ def run(command: str, code: int = 0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
     assert ended.returncode == code, f"{command}: exit code {ended.returncode}\n{ended.stdout}"

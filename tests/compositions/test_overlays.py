@@ -98,7 +98,8 @@ def test_make_looks_into_it(stack: Stack) -> None:
     for name in expected:
         assert re.search(rf"[-_]{name}[-_]1 ", listed)
     wait_until(lambda: all(map(passes_its_check, containers(*expected))), 240)
-    assert {c["RestartCount"] for c in containers(*SERVICES)} == {0}
+    # None since the first records were through: before that, three brokers that start at once may keep one waiting.
+    assert {service(c): c["RestartCount"] for c in containers(*SERVICES)} == {n: stack.restarts[n] for n in SERVICES}
 
 
 @overlays(KRAFT, THREE_BROKERS)
