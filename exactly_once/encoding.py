@@ -106,10 +106,11 @@ def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None =
             batches.append(OutputBatch(timestamps[0], timestamps[0]))
             return encode(records, max_bytes, batches)
     timestamp_deltas = list(map(VARINT.__getitem__, map(sub, timestamps, repeat(batch.base_timestamp))))
-    heads = map(add, map(len, timestamp_deltas), map(len, OFFSET_DELTAS[count:end]))
+    offset_deltas = OFFSET_DELTAS[count:end]
+    heads = map(add, map(len, timestamp_deltas), map(len, offset_deltas))
     parts: list[Bytes] = [b"\0"] * (5 * len(sizes))  # a record's second part, the attributes, is always that
     parts[0::5] = map(VARINT.__getitem__, map(add, map(add, heads, sizes), repeat(1)))
-    parts[2::5], parts[3::5], parts[4::5] = timestamp_deltas, OFFSET_DELTAS[count:end], contents
+    parts[2::5], parts[3::5], parts[4::5] = timestamp_deltas, offset_deltas, contents
     batch.data += b"".join(parts)
     batch.offsets += offsets
     batch.max_timestamp = max(batch.max_timestamp, max(timestamps))

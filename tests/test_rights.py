@@ -1,7 +1,6 @@
 """The rights in docs/security.md and compose/users.sh: with them all works, and without one it is said which."""
 
 import argparse
-import os
 import re
 import shlex
 import subprocess
@@ -218,7 +217,7 @@ def test_every_user_can_do_its_work(kafka: SecuredCluster, everything: Pipeline)
         wait_until(lambda: watching.poll(0.5) or {group.lag for group in watching.groups.values()} == {0}, 120)
 
 
-SOME = [
+SOME_RIGHTS = [
     ("attack", "WRITE", "queueing.transactions"),
     ("attack", "READ", "streaming.alerts"),
     ("redrive", "READ", "streaming.transactions.dead-letter"),
@@ -230,15 +229,9 @@ SOME = [
     ("smurfing", "READ", "streaming.smurfing.candidates"),
     ("alerter", "READ", "alerter"),
 ]
-OTHERS = USERS[2:]
-RIGHTS = [(user, r.operation.name, r.resource_pattern.resource_name) for user in OTHERS for r in given(user)]
 
 
-@pytest.mark.parametrize(
-    ("user", "operation", "name"),
-    # In the long mode all but CREATE, which is for topics that are not there yet.
-    [right for right in RIGHTS if right[1] != "CREATE"] if os.environ.get("ROUNDS") else SOME,
-)
+@pytest.mark.parametrize(("user", "operation", "name"), SOME_RIGHTS)
 def test_what_it_does_without_a_right(
     kafka: SecuredCluster, everything: Pipeline, user: str, operation: str, name: str
 ) -> None:
