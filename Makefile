@@ -184,7 +184,7 @@ test-steps: $(BIN)/ready ## Inflict the faults on the four programs of docs/step
 BENCH = .venv-bench/bin/python -m bench
 BENCH_OPTIONS = $(if $(BEFORE),--before $(BEFORE))
 
-.PHONY: bench bench-latency bench-long bench-memory bench-scale
+.PHONY: bench bench-latency bench-long bench-memory bench-scale bench-failover
 bench: .venv-bench/bin/ready ## Drain a topic with the detector and its peers, and write docs/performance.md: make bench BEFORE=main~5
 	$(BENCH) throughput $(BENCH_OPTIONS) && $(BENCH) report
 bench-latency: .venv-bench/bin/ready ## The cold start, then the age of records at 1,000/s and the CPU time it takes, ours and the peers'
@@ -195,6 +195,8 @@ bench-memory: .venv-bench/bin/ready ## Whether the detector's memory stays flat 
 	$(BENCH) throughput --stream long --records 10000000 --rounds 1 --only detector --results /dev/null $(BENCH_OPTIONS)
 bench-scale: .venv-bench/bin/ready ## One to four detectors on as many partitions
 	$(BENCH) scale && $(BENCH) report
+bench-failover: .venv-bench/bin/ready ## How long the outputs stand still when one broker of three is killed or frozen, and write docs/clusters.md
+	$(BENCH) failover && $(BENCH) report
 
 .PHONY: lint
 lint: $(BIN)/ready ## Check format, style, types, and the workflow in .github

@@ -20,6 +20,7 @@ from exactly_once.consumer import Consumer
 from exactly_once.kafka_python import connect
 from exactly_once.places import ANSWER_MS
 from exactly_once.producer import OURS
+from exactly_once.topics import INPUT_PERMISSIONS, NotYet, describe
 from service.log import REPORT_SECONDS, log, set_up_logging, touch
 from service.settings import Cluster, ConfigurationError, Environment
 from service.stopping import Stopping
@@ -135,10 +136,17 @@ class Alerter:
 
 
 def wait_for_topic(settings: Settings, stopping: Stopping) -> None:
-    """Wait until Kafka shows the topic. Ends the process, with exit code 0, if a signal comes first."""
+    """Wait until the topic is there. Ends the process, with exit code 0, if a signal comes first.
+
+    Raises KafkaError if a permission is missing.
+    """
     with closing(connect(KafkaAdminClient, settings.cluster, stopping)) as admin:
-        while settings.alerts_topic not in admin.list_topics():
-            log.warning("Kafka shows no topic %s yet: create it, or start what does", settings.alerts_topic)
+        while True:
+            try:
+                describe(admin, [settings.alerts_topic], INPUT_PERMISSIONS)
+                return
+            except NotYet as missing:
+                log.warning("There is no topic %s yet: create it, or start what does", missing)
             for _ in range(10):
                 time.sleep(0.1)
                 if stopping.is_set:

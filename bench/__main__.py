@@ -1,4 +1,4 @@
-"""Measure the detector and its peers, and write docs/performance.md and the table of docs/from-the-tutorial.md."""
+"""Measure the detector and its peers, and write docs/performance.md and tables of other pages."""
 
 import argparse
 import logging
@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import drain, latency, report, scale, steps
+from bench import drain, failover, latency, report, scale, steps
 from bench.candidates import Candidate, all_candidates, checkout
 from bench.inputs import STREAMS
 from bench.rounds import Row, save
-from embedded import JarError, ServerError, jars
+from embedded import KAFKA_3, KAFKA_4, JarError, ServerError, jars
 from embedded.pipeline import ROOT
 
 RESULTS, PAGE = Path(__file__).with_name("results.json"), ROOT / "docs/performance.md"
@@ -31,7 +31,8 @@ def main() -> int:
         if arguments.part == "report":
             report.write(results, arguments.page or PAGE)
             if not arguments.page:
-                steps.write(results)
+                report.insert(steps.PAGE, steps.block(results))
+                report.write_failover(results, ROOT / "docs/clusters.md")
             return 0
         jars.prepare()
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -50,7 +51,7 @@ def main() -> int:
 def _measure(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, tuple[Row, list[Row]]]]:
     # Yields the name of each section of the results, its settings and its rows.
     quick, part, records = arguments.quick, arguments.part, arguments.records
-    rounds = arguments.rounds or (1 if quick else 5)
+    rounds = arguments.rounds or (1 if quick or part == "failover" else 5)
     candidates = _candidates(arguments, folder)
     if part == "throughput":
         for name in arguments.stream or [name for name in STREAMS if name != "long"]:
@@ -61,6 +62,10 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str,
     elif part == "latency":
         seconds, rate, warm_up = (3, 200, 0) if quick else (30, 1000, 15)
         yield part, latency.measure(candidates, rounds, seconds, rate, warm_up)
+    elif part == "failover":
+        chosen = [c for c in candidates if arguments.only or c.name in report.SHAPED]
+        for name, line in list(zip(report.FAILOVERS, (KAFKA_4, KAFKA_3), strict=True))[: 1 if quick else 2]:
+            yield name, failover.measure(chosen, rounds, line, 1 if quick else 6)
     else:
         yield part, scale.measure(candidates[0], 2 if quick else 4, rounds, records or (30_000 if quick else 200_000))
 
@@ -77,7 +82,7 @@ def _candidates(arguments: argparse.Namespace, folder: Path) -> list[Candidate]:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("part", choices=["throughput", "latency", "scale", "report"])
+    parser.add_argument("part", choices=["throughput", "latency", "scale", "failover", "report"])
     parser.add_argument("--quick", action="store_true", help="only see that all works: few records, one round")
     parser.add_argument("--rounds", type=int, help="how often each is measured (default: 5)")
     parser.add_argument("--records", type=int, help="records to drain; for scale, records of each partition")

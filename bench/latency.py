@@ -58,6 +58,12 @@ class Arrivals:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no more than {len(self.times)} records came")
 
+    def are_steady(self, begun: float) -> bool:
+        """Return whether what has been read for a while was fresh. A minute after `begun` it need not be fresh."""
+        now = time.time()
+        is_flowing = len(self.times) > 0 and now - self.times[-1][1] < 1
+        return is_flowing and (now - begun > WAIT_SECONDS or now - self.stale_at > STEADY_SECONDS)
+
     def complete(self) -> None:
         """Read until all of the input is there. Raises RuntimeError if anything is wrong."""
         expected = sums(self._pipeline, self._candidate)
@@ -80,12 +86,7 @@ def measure(candidates: list[Candidate], rounds: int, seconds: int, rate: int, w
             Cluster(port=port, config={"num.partitions": "1"}),
             closing((arrivals := Arrivals(pipeline, candidate)).consumer),
         ):
-
-            def is_steady() -> bool:
-                is_late = len(arrivals.times) > 0 and time.time() - started > WAIT_SECONDS
-                return is_late or time.time() - arrivals.stale_at > STEADY_SECONDS
-
-            arrivals.read_until(is_steady)
+            arrivals.read_until(lambda: arrivals.are_steady(started))
             cold_seconds = arrivals.stale_at - started
             begin = time.time() + warm_up
             arrivals.read_until(lambda: time.time() >= begin)

@@ -26,6 +26,12 @@ AGES = {f"{name}_ms": (f"{name} ms", ".0f") for name in ("p50", "p90", "p99", "m
 CPU = {"cpu_percent": ("CPU %", ".1f"), "generator_cpu_percent": ("generator's CPU %", ".1f")}
 COLD = {"cold_seconds": ("cold start s", ".1f"), "starts": ("starts", ".0f")}
 SHARED = {"cores_busy": ("cores busy with them", ".1f"), "takeover_seconds": ("takeover s", ".1f")}
+PAUSES = {
+    f"{fault}_{which}": (f"{fault}: {which}", ".1f")
+    for fault in ("killed", "frozen")
+    for which in ("first", "second", "third", "median")
+}
+EXITS = {"exits": ("exits", ".0f")}
 
 DRAIN = """Drain of {records:,} records in one partition, {rounds} round(s). The rate is that between the first commit
 and the last. CPU time and memory are those of all processes."""
@@ -36,12 +42,16 @@ read is older than {fresh} s; {warm_up} s of warm-up and the measurement follow.
 SCALE = """Detectors on as many partitions, {records_per_partition:,} records for each, {rounds} round(s). Once the
 cores are full, which the broker needs too, only the CPU time per record says what one more detector would bring. The
 takeover is the time from stopping one, at {rate:,}/s, until the others commit records of all partitions."""
+FAILOVER = """Kafka {kafka}, {rate} transactions a second, {rounds} round(s): the seconds in which a reader of
+committed records got none, as each of the three brokers was killed once, and then each was frozen once, for {frozen} s.
+"""
 SHAPES = """Drains as above, of streams as other producers write them; × says how many times as fast ours is. The dead
 letters of confluent-kafka get the same headers as ours, those of Kafka Streams get none."""
 
 SHAPED = ("detector", "confluent-kafka", "Kafka Streams")
 """Who drains the streams of every shape."""
 
+FAILOVERS = ["failover-kafka4", "failover-zookeeper"]
 PARTS = {
     **{
         f"throughput-{name}": (f"Throughput: {what}", DRAIN, SPEED | RATIOS | MEMORY)
@@ -49,8 +59,11 @@ PARTS = {
     },
     "latency": ("Latency, its cost, and the cold start", LATENCY, AGES | CPU | COLD),
     "scale": ("Several detectors", SCALE, SPEED | SHARED),
+    **dict.fromkeys(FAILOVERS, ("A broker of three fails", FAILOVER, PAUSES | EXITS)),
 }
 """The title of each section, its text with room for the settings, and its columns: a figure's heading and format."""
+BEGIN, END = "<!-- written by `python -m bench report` -->", "<!-- up to here -->"
+"""Where the report goes in a page that has more than that."""
 
 
 def write(results: Path, page: Path) -> None:
@@ -62,11 +75,30 @@ def write(results: Path, page: Path) -> None:
     for name, (title, _, _) in PARTS.items():
         if name == "throughput-long":
             texts += shapes(measured)
-        if (content := measured.get(name)) and name.removeprefix("throughput-") not in [*STREAMS][1:-1]:
-            texts += [f"## {title}", section(name, content["settings"], content["rows"])]
-            texts.append(f"Measured on {content['date']}: {content['machine']}.")
+        if name in measured and name not in [f"throughput-{shape}" for shape in [*STREAMS][1:-1]] + FAILOVERS:
+            texts += [f"## {title}", *dated(name, measured[name])]
     page.write_text("\n\n".join(texts) + "\n")
     print(f"Wrote {page}")
+
+
+def write_failover(results: Path, page: Path) -> None:
+    """Write what happens when a broker fails into a page."""
+    measured: dict[str, dict[str, Any]] = json.loads(results.read_text())
+    insert(page, "\n\n".join(text for name in FAILOVERS if name in measured for text in dated(name, measured[name])))
+
+
+def dated(name: str, content: dict[str, Any]) -> list[str]:
+    """Return a section's content, and when and on what it was measured."""
+    when = f"Measured on {content['date']}: {content['machine']}."
+    return [section(name, content["settings"], content["rows"]), when]
+
+
+def insert(page: Path, text: str) -> None:
+    """Put a text into a page, between its two marks."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    print(f"Wrote the table of {page}")
 
 
 def section(name: str, settings: Row, rows: list[Row]) -> str:

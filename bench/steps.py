@@ -8,7 +8,6 @@ from bench.report import table
 from embedded.pipeline import ROOT
 
 PAGE, FAULTS = ROOT / "docs/from-the-tutorial.md", ROOT / "docs/steps/faults.json"
-BEGIN, END = "<!-- written by `python -m bench report` -->", "<!-- up to here -->"
 STEPS = {
     "1": ("1, the loop", "tutorial's loop"),
     "2": ("2, commits", "step 2, commits"),
@@ -60,11 +59,3 @@ def _cell(verdict: dict[str, Any] | None) -> str:
         return "-"
     wrong = [f"{verdict[name]:,} {said}" for name, said in WRONG.items() if verdict[name]]
     return f"{' and '.join(wrong) or '0'} of {verdict['checked']:,}"
-
-
-def write(results: Path, page: Path = PAGE) -> None:
-    """Write the table into the page, between the two marks."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{block(results)}\n\n{END}{after}")
-    print(f"Wrote the table of {page}")

@@ -47,5 +47,6 @@ trap exit INT TERM HUP
 # In the background, so that the signals above are handled at once.
 docker run --name "$name" --network "container:$broker" --memory 512m --pids-limit 256 --cap-drop ALL \
   --security-opt no-new-privileges --env CONSUMER_GROUP --env TRANSACTIONS_TOPIC --env PROPERTY --env KAFKA_HEAP_OPTS=-Xmx256m \
+  --env KAFKA_JVM_PERFORMANCE_OPTS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" \
   --entrypoint bash "$image" -c "set -euo pipefail; $(declare -f look); look \"\$@\"" - "${@:2}" &
 wait $!

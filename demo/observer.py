@@ -12,7 +12,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, OffsetSpec, TopicPartition
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, KafkaError, NotCoordinatorError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+    TopicAuthorizationFailedError,
+)
 
 from demo.text import alert, dead_letter, parse, reference, visible
 from detector.rule import FRAUD_AMOUNT, decide
@@ -253,7 +259,10 @@ class Observer:
 
     def _follow(self) -> None:
         # Reads what there is now: partitions are added, topics are created, deleted, and created again.
-        topics = {t["name"]: t for t in self._ask().describe_topics(list(self.names)) if not t["error_code"]}
+        described = self._ask().describe_topics(list(self.names))
+        for hidden in (t["name"] for t in described if t["error_code"] == TopicAuthorizationFailedError.errno):
+            raise TopicAuthorizationFailedError(f"no permission for READ on the topic {hidden}: allow it to the user")
+        topics = {t["name"]: t for t in described if not t["error_code"]}
         found = {
             TopicPartition(n, p["partition_index"]): t["topic_id"] for n, t in topics.items() for p in t["partitions"]
         }

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from kafka.errors import KafkaError
+from kafka.errors import AuthorizationError, KafkaError
 
 ROOT = Path(__file__).parent.parent
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.1, 2.0
@@ -169,18 +169,22 @@ def wait_until(condition: Callable[[], bool], seconds: float, describe: Callable
     """Wait until the condition holds. Raises TimeoutError, with the description, if it does not within the time.
 
     A KafkaError that the condition raises means "not yet": a broker that has just started, or is busy, answers later.
+    One about a permission is raised at once.
     """
 
     def holds() -> bool:
         try:
             return condition()
-        except KafkaError:
-            if time.monotonic() > deadline:
+        except KafkaError as error:
+            if isinstance(error, AuthorizationError) or time.monotonic() > deadline:
                 raise
             return False
 
-    deadline = time.monotonic() + seconds
+    asked = time.monotonic()
+    deadline = asked + seconds
     while not holds():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise TimeoutError(f"not within {seconds} s: {describe()}")
-        time.sleep(0.05)
+        time.sleep(min(1, max(0.05, now - asked)))  # what takes long to find out is asked less often
+        asked = time.monotonic()

@@ -10,8 +10,10 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     OperationNotAttemptedError,
     RecordListTooLargeError,
+    TransactionalIdNotFoundError,
     for_code,
 )
+from kafka.protocol.admin import DescribeTransactionsResponse
 from kafka.protocol.producer import AddPartitionsToTxnResponse, TxnOffsetCommitResponse
 
 from exactly_once.job import Outgoing
@@ -31,7 +33,10 @@ def error_codes(answer: Any) -> set[int]:
         codes = {p.partition_error_code for t in answer.results_by_topic_v3_and_below for p in t.results_by_partition}
     elif isinstance(answer, TxnOffsetCommitResponse):
         codes = {p.error_code for t in answer.topics for p in t.partitions}
-    return codes - {0, OperationNotAttemptedError.errno}  # the latter because of another partition
+    elif isinstance(answer, DescribeTransactionsResponse):
+        codes = {state.error_code for state in answer.transaction_states}
+    # The second because of another partition; the third is a transactional id that has never been used.
+    return codes - {0, OperationNotAttemptedError.errno, TransactionalIdNotFoundError.errno}
 
 
 def error_of(answer: Any, sent: Outgoing) -> KafkaError | None:

@@ -48,6 +48,8 @@ class Brokers:
         self.coordinators: dict[Coordinator, Any] = {}
         self.ready_at: dict[Any, float] = {}
         """When each broker takes requests again, if it has told us to wait."""
+        self.connections: dict[Any, Any] = {}
+        """By which connection each broker got the last request: another one may be to a broker that was away."""
         self.client.cluster.set_topics(topics)  # whose leaders it finds out, and those alone
 
     @property
@@ -144,6 +146,7 @@ class Brokers:
                     f"a quota of this user (such as producer_byte_rate) allows {request.name} in {wait:.0f} s: raise it"
                 ),
             )
+        self.connections[broker] = self.client.get_connection(broker)
         # The client closes the connection of a request that it gives up: only after we have given up.
         answer = await self.client.wait_for(self.client.send(request, broker, self._left_ms() + 1000), self._left_ms())
         if throttled_ms := getattr(answer, "throttle_time_ms", 0):

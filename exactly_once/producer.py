@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.protocol.admin import DescribeTransactionsRequest
 from kafka.protocol.metadata import CoordinatorType
 from kafka.protocol.producer import (
     AddOffsetsToTxnRequest,
@@ -58,14 +59,14 @@ class Producer:
     def __init__(
         self, cluster: Cluster, stopping: Stopping, transactional_id: str, group: str, topics: Sequence[str]
     ) -> None:
-        """Connect, and abort what a predecessor with the same transactional id left open. Raises KafkaError."""
+        """Connect, and end what a predecessor with the same transactional id left open. Raises KafkaError."""
         client = connect(KafkaAdminClient, cluster, stopping, request_timeout_ms=5000)
         self.brokers = Brokers(client, topics)
         self.coordinator, self.group = (CoordinatorType.TRANSACTION, transactional_id), group
         self.who: dict[str, Any] = {"transactional_id": transactional_id}
-        self.sequences, self.previous = Counter[TopicPartition](), set[TopicPartition]()
+        self.sequences = Counter[TopicPartition]()
         self.brokers.run(self._start(), START_SECONDS)
-        self.brokers.run(self._abort_again(open_partitions(client, topics)), START_SECONDS)
+        self.brokers.run(self._end_again(open_partitions(client, topics)), START_SECONDS)
 
     @property
     def throttled_seconds(self) -> float:
@@ -86,34 +87,47 @@ class Producer:
         self.sequences[target] = (self.sequences[target] + len(batch.offsets)) % 2**31
 
     async def _start(self) -> None:
+        asked = DescribeTransactionsRequest(transactional_ids=[self.coordinator[1]])
+        (before,) = (await self.brokers.ask(self.coordinator, asked)).transaction_states
+        self.was_committed = before.transaction_state in ("PrepareCommit", "CompleteCommit")
         nobody: dict[str, Any] = {"producer_id": -1, "producer_epoch": -1}
         limit = TRANSACTION_TIMEOUT_MS
         request = InitProducerIdRequest(**self.who, **nobody, transaction_timeout_ms=limit, max_version=4)
         answer = await self.brokers.ask(self.coordinator, request)
         self.who |= {"producer_id": answer.producer_id, "producer_epoch": answer.producer_epoch}
 
-    async def _abort_again(self, partitions: Iterable[TopicPartition]) -> None:
-        # A broker that is killed and started again may count a transaction as ended without having told any of its
-        # partitions (docs/guarantees.md). Then its records stay invisible, and its offsets undecided, forever. Another
-        # transaction of this transactional id that takes part in the same partitions, and is aborted, reaches them. No
-        # reader has seen the records, so they are read and written again. This transaction sends no offsets, but takes
-        # part in the partition where Kafka keeps those of the group.
-        await self.begin(partitions)
-        await self.end(is_commit=False)
+    async def _end_again(self, partitions: Iterable[TopicPartition]) -> None:
+        # A broker that is killed and started again may count a transaction as ended without having told all of its
+        # partitions (docs/guarantees.md). There its records stay invisible, or its offsets undecided, forever. Another
+        # transaction of this transactional id that takes part in the same partitions, and ends as that one did, reaches
+        # them. It sends no offsets, but takes part in the partition where Kafka keeps those of the group.
+        self.previous = set(partitions)
+        await self.begin(self.previous)
+        self.begun_by = self._connection()
+        await self.end(self.was_committed)
+
+    def _connection(self) -> Any:
+        return self.brokers.connections[self.brokers.coordinators[self.coordinator]]
 
     async def _commit(self, out: Out) -> None:
         targets = {target for target, _, _ in out.batches}
         for outgoing in out.batches:
             self.seal(outgoing)
         # The previous transaction's partitions take part in this one, too: if its end has not reached them (see
-        # _abort_again), this one's does.
+        # _end_again), this one's does.
         await self.begin(self.previous | targets)
+        while self.begun_by is not (connection := self._connection()):
+            # The coordinator was away since the previous transaction began. As nothing is written yet, this is its end
+            # again. Were it left to that of this one, which may fail, an abort would reach what has been committed.
+            self.begun_by = connection
+            await self.end(self.was_committed)
+            await self.begin(self.previous | targets)
         # One after the other: before it takes either, a broker asks the coordinator whether the transaction is there,
         # and gives up a question that is not answered yet when the next one comes.
         await self.brokers.write(out.batches, self.coordinator[1])
         await self._write_offsets(out.offsets, out.group)
         await self.end(is_commit=True)
-        self.previous = targets
+        self.previous, self.was_committed = targets, True
 
     async def begin(self, partitions: Iterable[TopicPartition]) -> None:
         """Begin a transaction, in which these partitions take part, and the one with the group's offsets."""

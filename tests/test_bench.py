@@ -16,7 +16,7 @@ from bench.candidates import Candidate, all_candidates
 from bench.drain import Drain, Sample
 from bench.inputs import STREAMS, Sums
 from bench.machine import Usage
-from bench.report import section
+from bench.report import BEGIN, END, section, write_failover
 from detector.rule import decide
 from embedded.pipeline import ROOT
 from embedded.records import Record
@@ -50,9 +50,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bench") / "results.json"
     bench("throughput", "--quick", "--stream", "usual", "--results", path)
     shaped = [option for name in SHAPED for option in ("--stream", name)]
-    bench("throughput", "--quick", *shaped, "--only", "detector", "--results", path)
-    bench("latency", "--quick", "--only", "detector", "--results", path)
+    bench("throughput", "--quick", *shaped, "--only", "metrics", "--results", path)
+    bench("latency", "--quick", "--only", "metrics", "--results", path)
     bench("scale", "--quick", "--results", path)
+    bench("failover", "--quick", "--only", "floor", "--results", path)
     return path
 
 
@@ -97,7 +98,7 @@ def test_every_candidate_has_a_figure_or_a_reason(results: dict[str, Any]) -> No
 def test_other_streams_come_out_unchanged_too(results: dict[str, Any], stream: str) -> None:
     """Keys, headers and dead letters have been looked up, and so there are figures."""
     measured = rows(results, f"throughput-{stream}")
-    is_measured(measured["detector"])
+    is_measured(measured["detector, metrics"])
     assert results[f"throughput-{stream}"]["settings"]["records"] == 45_000
 
 
@@ -146,6 +147,21 @@ def test_detectors_share_and_take_over(results: dict[str, Any]) -> None:
     assert not is_measured(takeover) or takeover["medians"]["takeover_seconds"] < 120
 
 
+def test_a_broker_of_three_is_killed(file: Path, results: dict[str, Any], tmp_path: Path) -> None:
+    """One reads how long the outputs stood still, in a page that has more; every record has been looked up."""
+    (row,) = results["failover-kafka4"]["rows"]
+    if row["reason"]:
+        assert re.search(BUSY, row["reason"]), row
+    else:
+        assert row["medians"]["killed_first"] == row["medians"]["killed_median"] > 0
+    (page := tmp_path / "clusters.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_failover(file, page)
+    before, table, after = re.split(f"{BEGIN}|{END}", page.read_text())
+    assert (before, after) == ("before\n", "\nafter\n")
+    assert "| floor" in table
+    assert "old" not in table
+
+
 def test_the_report_is_a_page(file: Path, results: dict[str, Any], tmp_path: Path) -> None:
     """Every part, every candidate, the versions and the date are on it."""
     page = tmp_path / "performance.md"
@@ -162,7 +178,7 @@ def test_the_report_is_a_page(file: Path, results: dict[str, Any], tmp_path: Pat
         "cold start",
     ):
         assert expected in text
-    assert len(results) == 3 + len(SHAPED)
+    assert len(results) == 4 + len(SHAPED)
     assert text.count("\n## ") == 4  # the shapes are in one table
     for name in SHAPED:
         assert STREAMS[name][0] in text

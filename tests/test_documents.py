@@ -5,7 +5,7 @@ import json
 import re
 import shlex
 import subprocess
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -273,13 +273,19 @@ def test_the_page_of_figures_is_the_one_that_is_generated(tmp_path: Path) -> Non
     assert (tmp_path / "performance.md").read_text() == (ROOT / "docs/performance.md").read_text()
 
 
-def test_the_table_of_the_steps_is_the_one_that_is_generated(tmp_path: Path) -> None:
-    """That of docs/from-the-tutorial.md is what `python -m bench report` makes of the two files of results."""
-    page = tmp_path / steps.PAGE.name
-    page.write_text(steps.PAGE.read_text())
-    steps.write(ROOT / "bench/results.json", page)
-    assert page.read_text() == steps.PAGE.read_text()
-    assert steps.block(ROOT / "bench/results.json") in page.read_text()
+def test_the_tables_in_other_pages_are_those_that_are_generated(tmp_path: Path) -> None:
+    """They are what `python -m bench report` makes of the files of results: nothing in them is typed."""
+    results, clusters = ROOT / "bench/results.json", ROOT / "docs/clusters.md"
+    for page, write in (
+        (clusters, partial(report.write_failover, results)),
+        (steps.PAGE, partial(report.insert, text=steps.block(results))),
+    ):
+        copy = tmp_path / page.name
+        copy.write_text(page.read_text())
+        write(copy)
+        assert copy.read_text() == page.read_text()
+    assert steps.block(results) in steps.PAGE.read_text()
+    assert "Kafka Streams" in clusters.read_text()
 
 
 # --- the ways in ---

@@ -208,6 +208,25 @@ def test_what_a_predecessor_left_open_is_aborted(producer: Producer, pipeline: P
     assert timestamps(pipeline) == [3]
 
 
+def test_an_end_that_a_broker_forgot_is_told_again() -> None:
+    """`get_connection` has another one once a broker was away. What was committed stays so, although the next fails."""
+    with Cluster(config={"transaction.partition.verification.enable": "false"}) as cluster:
+        pipeline, small = Pipeline(cluster.bootstrap_servers), "small"
+        pipeline.create(pipeline.legit)
+        pipeline.create(small, max_message_bytes="200")
+        producer, forgotten = start(pipeline, pipeline.legit, small), outgoing(2, topic=pipeline.legit)
+        commit(producer, outgoing(1, topic=pipeline.legit))
+        producer.seal(forgotten)  # as if its partition had never learned of the commit
+        producer.brokers.run(producer.brokers.write([forgotten], producer.coordinator[1]), 60)
+        cluster.brokers[0].kill()
+        cluster.brokers[0].start()
+        cluster.brokers[0].wait_ready()
+        with pytest.raises(KafkaError, match="MessageSizeTooLarge"):
+            commit(producer, outgoing(*range(50), topic=small))
+        start(pipeline, pipeline.legit, small)  # aborts what has failed
+        assert timestamps(pipeline) == [1, 2]
+
+
 def test_a_batch_that_is_refused(pipeline: Pipeline) -> None:
     """An error says which record it is, by its place in the input, and what to look at."""
     small = f"{pipeline.name}.small"

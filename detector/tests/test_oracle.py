@@ -134,7 +134,7 @@ def test_the_corpus_agrees_with_the_oracle() -> None:
     assert [decide(value).route for value in VALUES] == [oracle(value) for value in VALUES]
 
 
-@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutations())
 def test_mutations_agree_with_the_oracle(value: bytes) -> None:
     """Whatever is changed in a value, both agree on where it belongs."""

@@ -10,6 +10,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getini("faulthandler_timeout") != "0":
         stderr = item.config.stash[fault_handler_stderr_fd_key]
         faulthandler.dump_traceback_later(1800, file=stderr, exit=True)
+
+
+UP = ExitStack()
+"""Removes what is up now: after the last of these tests, not after all others that the same process goes on with."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Remove the last bring-up, which would take the processor's time from what comes next."""
+    if nextitem is None or not nextitem.get_closest_marker("docker"):
+        UP.close()
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +96,9 @@ def stack(turn: None, request: pytest.FixtureRequest) -> Iterator[Stack]:
     check_unused()
     # A network that is there and that nobody uses is put back at the end.
     was_there = fresh.leftovers("network")
-    try:
+    with UP:
+        UP.callback(run, "make network" if was_there else "make network-rm")
+        UP.callback(fresh.remove_everything)
         run("make network-rm")
         if variables:
             fresh.make("up")
@@ -98,9 +112,6 @@ def stack(turn: None, request: pytest.FixtureRequest) -> Iterator[Stack]:
         limit_broker(cpu_quota=-1)
         fresh.restarts = {service(container): container["RestartCount"] for container in containers()}
         yield fresh
-    finally:
-        fresh.remove_everything()
-        run("make network" if was_there else "make network-rm")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import urllib.request
-from collections import Counter
 from contextlib import closing
 from itertools import pairwise
 
@@ -32,6 +31,7 @@ from embedded.pipeline import Pipeline
 from embedded.secure import USERS
 from embedded.service import wait_until
 from harness import PLAIN_LINE
+from service.settings import Environment
 
 KRAFT, SECURE, THREE_BROKERS = (V2, "KRAFT=1"), (V2, "SECURE=1"), (V2, "THREE_BROKERS=1")
 SECURE_KRAFT = (V1, "KRAFT=1 SECURE=1 ALERTS=1")
@@ -215,20 +215,19 @@ def test_no_password_is_shown(stack: Stack) -> None:
 
 @overlays(SECURE)
 def test_secured_records_reach_one_output_each(stack: Stack) -> None:
-    """What the generator has delivered is in the outputs, once, as the console's consumer shows it."""
-    pipeline = Pipeline.of_compose("")
-    stack.quiet("stop generator")
+    """What the generator has delivered is in the outputs, once, as the user of the page sees them."""
+    secrets = ROOT / "compose" / "secrets"
+    environ = {
+        "KAFKA_BROKER_URL": f"localhost:{HOST_PORT}",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+        "KAFKA_SASL_PLAIN_USERNAME": "dashboard",
+        "KAFKA_SASL_PLAIN_PASSWORD_FILE": str(secrets / "dashboard-password"),
+        "KAFKA_SSL_CAFILE": str(secrets / "ca.crt"),
+    }
+    stack.assert_each_in_one_output(Pipeline.from_env(Environment(environ)))
     (generator,) = containers("generator")
-    (delivered,) = re.findall(r"delivered=(\d+) not_delivered=0", log(generator))
-
-    def values(topics: str, limit: int) -> Counter[str]:
-        options = f"--from-beginning --isolation-level read_committed --max-messages {limit} --timeout-ms 30000"
-        lines = tool(f"kafka-console-consumer --include {topics} {options}").splitlines()
-        return Counter(line for line in lines if line.startswith("{"))
-
-    inputs = values(re.escape(pipeline.transactions), int(delivered))
-    assert inputs.total() == int(delivered) > 0
-    assert values("streaming.*", int(delivered) + 1) == inputs
+    assert re.search(r"delivered=[1-9]\d* not_delivered=0", log(generator))
     stack.make("up")
 
 

@@ -63,6 +63,31 @@ def test_what_they_wrote_is_written_again(gullible: Cluster) -> None:
     assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
 
 
+def test_what_was_committed_stays_so(gullible: Cluster) -> None:
+    """If the group's offsets have been told of a commit, and the records have not, these are committed as well."""
+    pipeline = Pipeline(gullible.bootstrap_servers)
+    pipeline.create(pipeline.transactions, pipeline.legit)
+    pipeline.write([Record(value) for value in VALUES])
+    producer = KafkaProducer(bootstrap_servers=pipeline.broker_url, transactional_id=pipeline.name)
+    producer.init_transactions()
+    producer.begin_transaction()
+    manager = producer._transaction_manager
+    assert manager
+    manager._partitions_in_transaction.add(TopicPartition(pipeline.legit, 0))
+    producer.send(pipeline.legit, VALUES[0], partition=0)
+    producer.flush()
+    offsets = {TopicPartition(pipeline.transactions, 0): OffsetAndMetadata(1)}
+    producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(pipeline.name))
+    manager._partitions_in_transaction.clear()
+    producer.commit_transaction()
+    with pipeline.admin() as admin:
+        assert open_partitions(admin, pipeline.outputs[:1]) == [TopicPartition(pipeline.legit, 0)]
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=pipeline.name) as detector:
+        pipeline.drain()
+        assert detector.end() == 0
+    assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
+
+
 def test_another_transactional_id_waits_for_the_old_one(gullible: Cluster) -> None:
     """The way out of docs/operations.md: a detector is started with the id that wrote them."""
     pipeline = Pipeline(gullible.bootstrap_servers)
