@@ -43,13 +43,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 UP = ExitStack()
-"""Removes what is up now: after the last of these tests, not after all others that the same process goes on with."""
+"""Removes what is up now: after the last test that uses it, not after all others that the same process goes on with."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    """Remove the last bring-up, which would take the processor's time from what comes next."""
-    if nextitem is None or not nextitem.get_closest_marker("docker"):
+    """Remove a bring-up that the next test does not use: it would take the processor's time from it."""
+    if nextitem is None or "stack" not in nextitem.fixturenames:  # type: ignore[attr-defined]
         UP.close()
 
 
