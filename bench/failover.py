@@ -6,7 +6,7 @@ from contextlib import closing
 from itertools import pairwise
 from statistics import median
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
 
 from bench.candidates import Candidate
 from bench.latency import STEADY_SECONDS, Arrivals
@@ -17,7 +17,7 @@ from embedded.pipeline import Pipeline
 from embedded.service import Restarted, wait_until
 
 RATE, DEAD_SECONDS, FROZEN_SECONDS = 500, 10, 6
-BROKERS = PARTITIONS = 3
+BROKERS = 3
 WHICH = ("first", "second", "third")
 
 
@@ -26,7 +26,7 @@ def measure(candidates: list[Candidate], rounds: int, line: Line, faults: int) -
 
     def one(candidate: Candidate) -> Figures:
         with Cluster(BROKERS, line=line) as cluster:
-            pipeline = Pipeline(cluster.bootstrap_servers, partitions=PARTITIONS)
+            pipeline = Pipeline(cluster.bootstrap_servers)  # one partition: without keys, Kafka Streams mixes several
             pipeline.create(pipeline.transactions, *pipeline.outputs)
             with (
                 pipeline.admin() as admin,
@@ -35,6 +35,8 @@ def measure(candidates: list[Candidate], rounds: int, line: Line, faults: int) -
                 Restarted(lambda: candidate.start(pipeline, TUNING="latency")) as restarted,
                 closing((arrivals := Arrivals(pipeline, candidate)).consumer),
             ):
+                arrivals.consumer.unsubscribe()  # it would begin anew wherever a topic is unknown for a moment
+                arrivals.consumer.assign([TopicPartition(topic, 0) for topic in pipeline.outputs])
                 figures, begun = Figures(), time.time()
                 arrivals.read_until(lambda: arrivals.are_steady(begun))
                 for number, broker in enumerate([*cluster.brokers, *cluster.brokers][:faults]):

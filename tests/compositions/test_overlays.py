@@ -34,7 +34,7 @@ from harness import PLAIN_LINE
 from service.settings import Environment
 
 KRAFT, SECURE, THREE_BROKERS = (V2, "KRAFT=1"), (V2, "SECURE=1"), (V2, "THREE_BROKERS=1")
-SECURE_KRAFT = (V1, "KRAFT=1 SECURE=1 ALERTS=1")
+SECURE_KRAFT = (V1, "KRAFT=1 SECURE=1 MONITORING=1 ALERTS=1")
 EVERYTHING = (V2, "THREE_BROKERS=1 SECURE=1 MONITORING=1 ALERTS=1")
 BROKERS = ("broker", "broker-2", "broker-3")
 
