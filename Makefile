@@ -39,6 +39,8 @@ LOOK = env $$($(NAMES)) compose/look.sh "$$(docker ps $(OURS)=broker)"
 STRANGERS = for id in $$(docker ps -q --no-trunc --filter network=kafka-network); do $(KAFKA) ps -q | grep -q $$id || docker inspect -f '{{.Name}} {{range (index .NetworkSettings.Networks "kafka-network").Aliases}}{{.}} {{end}}' $$id | grep -E '[ /](broker|broker-2|broker-3) ' | cut -d ' ' -f 1 | cut -c 2-; done
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
+# With it Compose builds nothing in a folder whose name is not ASCII.
+export COMPOSE_BAKE ?= false
 # A program on this machine as one of the users that compose/users.sh makes.
 AS = env $$($(NAMES)) $(if $(SECURE),KAFKA_SECURITY_PROTOCOL=SASL_SSL KAFKA_SASL_MECHANISM=SCRAM-SHA-512 KAFKA_SSL_CAFILE=compose/secrets/ca.crt KAFKA_SASL_PLAIN_USERNAME=$(1) KAFKA_SASL_PLAIN_PASSWORD_FILE=compose/secrets/$(1)-password)
 ifneq ($(THREE_BROKERS),)
@@ -85,7 +87,7 @@ certs: ## Make what SECURE=1 needs, where it is absent: a private CA, the broker
 up: kafka ## Start everything: network, cluster, generator and detector
 	@detectors=$$(docker ps --all $(OURS)=detector | wc -l); compose/start.sh "$(SERVICES)" --build --scale detector=$$((detectors > 1 ? detectors : 1))
 	@printf '%s\n' 'It runs. To look at it, and to end it:' \
-	  '  make consume TOPIC=streaming.transactions.fraud N=5' '  make topics' '  make watch$(if $(SECURE), SECURE=1)' \
+	  '  make consume TOPIC=$(or $(FRAUD_TOPIC),streaming.transactions.fraud) N=5' '  make topics' '  make watch$(if $(SECURE), SECURE=1)' \
 	  $(if $(MONITORING),'  http://localhost:$(or $(DASHBOARD_HOST_PORT),8080)  the page' '  http://localhost:$(or $(PROMETHEUS_HOST_PORT),9090)  Prometheus') \
 	  $(if $(GRAFANA),'  http://localhost:$(or $(GRAFANA_HOST_PORT),3000)  Grafana') \
 	  $(if $(ALERTS),'  make attack$(if $(SECURE), SECURE=1)') '  make down'

@@ -53,3 +53,13 @@ def test_an_image_holds_what_it_needs(private: Path, name: str) -> None:
         run(f"docker run --rm --read-only --entrypoint python {image} -c 'import {module}'")
     finally:
         run(f"docker image rm --force {image}")
+
+
+def test_they_are_built_in_a_folder_of_any_name(private: Path, stack: Stack) -> None:
+    """As `make up` has Compose build them; with its builder for many images at once, it could not."""
+    folder = private.parent / "проект"
+    shutil.copytree(private, folder)
+    for name in ("Makefile", "docker-compose.yml"):
+        shutil.copy(ROOT / name, folder)
+    built = "--eval='images: ; $(SERVICES) build --quiet' images"
+    run(f"make -C {folder} COMPOSE='{stack.command}' {built}")
