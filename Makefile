@@ -39,8 +39,10 @@ LOOK = env $$($(NAMES)) compose/look.sh "$$(docker ps $(OURS)=broker)"
 STRANGERS = for id in $$(docker ps -q --no-trunc --filter network=kafka-network); do $(KAFKA) ps -q | grep -q $$id || docker inspect -f '{{.Name}} {{range (index .NetworkSettings.Networks "kafka-network").Aliases}}{{.}} {{end}}' $$id | grep -E '[ /](broker|broker-2|broker-3) ' | cut -d ' ' -f 1 | cut -c 2-; done
 # Compose v1 does not read it in .env.
 export COMPOSE_IGNORE_ORPHANS := true
-# With it Compose builds nothing in a folder whose name is not ASCII.
+# In a folder whose name is not ASCII, Compose cannot build many images at once.
+ifneq ($(shell pwd | LC_ALL=C tr -d '\000-\177'),)
 export COMPOSE_BAKE ?= false
+endif
 # A program on this machine as one of the users that compose/users.sh makes.
 AS = env $$($(NAMES)) $(if $(SECURE),KAFKA_SECURITY_PROTOCOL=SASL_SSL KAFKA_SASL_MECHANISM=SCRAM-SHA-512 KAFKA_SSL_CAFILE=compose/secrets/ca.crt KAFKA_SASL_PLAIN_USERNAME=$(1) KAFKA_SASL_PLAIN_PASSWORD_FILE=compose/secrets/$(1)-password)
 ifneq ($(THREE_BROKERS),)

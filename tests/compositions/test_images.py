@@ -56,7 +56,7 @@ def test_an_image_holds_what_it_needs(private: Path, name: str) -> None:
 
 
 def test_they_are_built_in_a_folder_of_any_name(private: Path, stack: Stack) -> None:
-    """As `make up` has Compose build them; with its builder for many images at once, it could not."""
+    """As `make up` has Compose build them; its builder for many images at once could not."""
     folder = private.parent / "проект"
     shutil.copytree(private, folder)
     for name in ("Makefile", "docker-compose.yml"):
