@@ -57,9 +57,9 @@ def test_an_image_holds_what_it_needs(private: Path, name: str) -> None:
 
 def test_they_are_built_in_a_folder_of_any_name(private: Path, stack: Stack) -> None:
     """As `make up` has Compose build them; its builder for many images at once could not."""
-    folder = private.parent / "проект"
+    folder = private.parent / f"{private.name} проект"
     shutil.copytree(private, folder)
     for name in ("Makefile", "docker-compose.yml"):
         shutil.copy(ROOT / name, folder)
     built = "--eval='images: ; $(SERVICES) build --quiet' images"
-    run(f"make -C {folder} COMPOSE='{stack.command}' {built}")
+    run(f"make -C '{folder}' COMPOSE='{stack.command}' {built}")
