@@ -118,23 +118,24 @@ class _Stream:
     def __init__(self, pieces: Iterator[Bytes]) -> None:
         self.data, self.has_ended = bytearray(), False
         self._pieces = pieces
-        self._error: BatchError | None = None
+        # A text: an error refers to the frames that it came through, and so to this, until the collector comes.
+        self._problem = ""
 
     def fill(self, size: int) -> None:
         """Read until there are so many bytes, or no more."""
-        while len(self.data) < size and not self._error:
+        while len(self.data) < size and not self._problem:
             try:
                 self.data += next(self._pieces)
             except StopIteration:
-                self.has_ended, self._error = True, BatchError("it ends within a record")
+                self.has_ended, self._problem = True, "it ends within a record"
             except BatchError as error:
-                self._error = error
+                self._problem = str(error)
 
     def take(self, size: int) -> bytearray:
         """Return the next bytes. Raises BatchError if there are fewer."""
         self.fill(size)
-        if self._error and len(self.data) < size:
-            raise self._error
+        if self._problem and len(self.data) < size:
+            raise BatchError(self._problem)
         taken = self.data[:size]
         del self.data[:size]
         return taken

@@ -1,5 +1,6 @@
 """Batches that no client writes, and records that are too large: each offset comes out once, nothing else suffers."""
 
+import gc
 import gzip
 import random
 import signal
@@ -424,6 +425,20 @@ def test_bytes_at_random_in_a_frame(codec: str, behind: bytes, other: dict[int, 
         return
     if reads(codec, bytes(frame)).startswith(b"".join(numbered(*HONEST))) or not other:
         assert list(values.values()) == HONEST
+
+
+def test_nothing_of_them_is_left_behind() -> None:
+    """All that a batch took is free at once: the collector of cycles may come hours later."""
+    batches = list(hostile().values())
+    gc.collect()
+    gc.disable()
+    try:
+        for data in batches:
+            for chunk in chunks(data, 0):
+                decode(chunk)
+            assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_bytes_at_random_that_a_broker_takes(stream: Stream) -> None:
