@@ -84,7 +84,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("part", choices=["throughput", "latency", "scale", "failover", "report"])
     parser.add_argument("--quick", action="store_true", help="only see that all works: few records, one round")
-    parser.add_argument("--rounds", type=int, help="how often each is measured (default: 5)")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (default: 5; failover: 1)")
     parser.add_argument("--records", type=int, help="records to drain; for scale, records of each partition")
     parser.add_argument("--stream", action="append", choices=STREAMS, help="throughput: one of the streams only")
     parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,floor")

@@ -29,6 +29,24 @@ def gullible(line: Line) -> Iterator[Cluster]:
         yield cluster
 
 
+def filled(cluster: Cluster) -> Pipeline:
+    """Return a pipeline with `VALUES` in its input."""
+    pipeline = Pipeline(cluster.bootstrap_servers)
+    pipeline.create(pipeline.transactions, pipeline.legit)
+    pipeline.write([Record(value) for value in VALUES])
+    return pipeline
+
+
+def assert_cleared_up(pipeline: Pipeline) -> None:
+    """See that one partition has an open transaction, and each record is in one output, once, after a start."""
+    with pipeline.admin() as admin:
+        assert open_partitions(admin, pipeline.outputs[:1]) == [TopicPartition(pipeline.legit, 0)]
+    with pipeline.restarted("detector", TRANSACTIONAL_ID=pipeline.name) as detector:
+        pipeline.drain()
+        assert detector.end() == 0
+    assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
+
+
 def leave_open(pipeline: Pipeline) -> None:
     """Pass on the first transaction and commit its offset, in a transaction of which the coordinator knows nothing."""
     target = TopicPartition(pipeline.legit, 0)
@@ -51,23 +69,14 @@ def leave_open(pipeline: Pipeline) -> None:
 
 def test_what_they_wrote_is_written_again(gullible: Cluster) -> None:
     """The detector gets its offsets, and each record is in one output, once."""
-    pipeline = Pipeline(gullible.bootstrap_servers)
-    pipeline.create(pipeline.transactions, pipeline.legit)
-    pipeline.write([Record(value) for value in VALUES])
+    pipeline = filled(gullible)
     leave_open(pipeline)
-    with pipeline.admin() as admin:
-        assert open_partitions(admin, pipeline.outputs[:1]) == [TopicPartition(pipeline.legit, 0)]
-    with pipeline.restarted("detector", TRANSACTIONAL_ID=pipeline.name) as detector:
-        pipeline.drain()
-        assert detector.end() == 0
-    assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
+    assert_cleared_up(pipeline)
 
 
 def test_what_was_committed_stays_so(gullible: Cluster) -> None:
     """If the group's offsets have been told of a commit, and the records have not, these are committed as well."""
-    pipeline = Pipeline(gullible.bootstrap_servers)
-    pipeline.create(pipeline.transactions, pipeline.legit)
-    pipeline.write([Record(value) for value in VALUES])
+    pipeline = filled(gullible)
     producer = KafkaProducer(bootstrap_servers=pipeline.broker_url, transactional_id=pipeline.name)
     producer.init_transactions()
     producer.begin_transaction()
@@ -80,19 +89,12 @@ def test_what_was_committed_stays_so(gullible: Cluster) -> None:
     producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(pipeline.name))
     manager._partitions_in_transaction.clear()
     producer.commit_transaction()
-    with pipeline.admin() as admin:
-        assert open_partitions(admin, pipeline.outputs[:1]) == [TopicPartition(pipeline.legit, 0)]
-    with pipeline.restarted("detector", TRANSACTIONAL_ID=pipeline.name) as detector:
-        pipeline.drain()
-        assert detector.end() == 0
-    assert [record.value for record in pipeline.read(pipeline.legit)] == VALUES
+    assert_cleared_up(pipeline)
 
 
 def test_another_transactional_id_waits_for_the_old_one(gullible: Cluster) -> None:
     """The way out of docs/operations.md: a detector is started with the id that wrote them."""
-    pipeline = Pipeline(gullible.bootstrap_servers)
-    pipeline.create(pipeline.transactions, pipeline.legit)
-    pipeline.write([Record(value) for value in VALUES])
+    pipeline = filled(gullible)
     leave_open(pipeline)
     with pipeline.restarted("detector", TRANSACTIONAL_ID="another") as waiting:
         wait_for_shares(pipeline, 1)
