@@ -122,8 +122,8 @@ scale: engine ## Run several detectors, which share the partitions: make scale N
 
 .PHONY: attack
 attack: override ALERTS := 1
-attack: engine $(BIN)/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
-	@$(call AS,attack) $(BIN)/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+attack: engine .venv-watch/bin/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
+	@$(call AS,attack) .venv-watch/bin/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
 	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
 
 REDRIVE = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/redrive.yml $(if $(SECURE),-f compose/secure.yml -f compose/secure.redrive.yml)
@@ -145,17 +145,18 @@ clean: engine ## Remove everything: containers, the records in their volumes, ou
 # --- with Python alone: no Docker, no Java ---
 
 .venv/bin/ready: requirements-dev.txt
+.venv/bin/demo: embedded/requirements.txt
 .venv-watch/bin/ready: demo/requirements.txt
 .venv-bench/bin/ready: bench/requirements.txt
 # An update of Python can leave an environment without one.
-$(foreach ready,$(wildcard .venv*/bin/ready),$(if $(shell $(dir $(ready))python -c 'print(1)' 2>/dev/null),,$(shell rm -rf $(firstword $(subst /, ,$(ready))))))
-%/bin/ready:
+$(foreach bin,$(wildcard .venv*/bin),$(if $(shell $(bin)/python -c 'print(1)' 2>/dev/null),,$(shell rm -rf $(bin:/bin=))))
+.venv/bin/ready .venv/bin/demo .venv-watch/bin/ready .venv-bench/bin/ready:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13 …"; exit 1; }
-	$(PYTHON) -m venv $* && $*/bin/pip install --quiet --require-hashes -r $(firstword $^)
+	$(PYTHON) -m venv $(@:/bin/$(@F)=) && $(@D)/pip install --quiet --require-hashes -r $<
 	@touch $@
 
 .PHONY: demo
-demo: $(BIN)/ready ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20, or WEB=1 for the page, ALERTS=1 for a ring of accounts
+demo: $(or $(wildcard $(BIN)/ready),$(BIN)/demo) ## Run the pipeline on an embedded Kafka, watch it live, and check every record: make demo DURATION=20, or WEB=1 for the page, ALERTS=1 for a ring of accounts
 	@$(BIN)/python -m embedded prepare && $(BIN)/python -m demo --duration $(or $(DURATION),$(if $(WEB),0,20)) $(if $(WEB),--web $(or $(WEB_PORT),8080)) $(if $(ALERTS),--alerts)
 
 .PHONY: watch
@@ -208,7 +209,7 @@ lint: $(BIN)/ready ## Check format, style, types, and the workflow in .github
 	$(BIN)/mypy
 	@if command -v actionlint >/dev/null; then actionlint; elif command -v go >/dev/null; then go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.7; else echo "actionlint is left out: neither it nor Go is installed"; fi
 
-LOCKED = generator detector alerter bench demo
+LOCKED = generator detector alerter bench demo embedded
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 .PHONY: lock
 lock: $(BIN)/ready ## Pin the newest allowed versions, with hashes, in the requirements files

