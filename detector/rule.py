@@ -10,7 +10,7 @@ character beyond U+FFFF.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -51,7 +51,7 @@ class InvalidTransaction(ValueError):
 def decide(value: bytes | memoryview | None) -> Decision:
     """Return where a record with this value belongs. Raises nothing."""
     try:
-        return decide_amount(parse(value)["amount"])
+        return decide_amounts([parse(value)["amount"]])[0]
     except InvalidTransaction as invalid:
         return refused(str(invalid))
 
@@ -64,12 +64,12 @@ def refused(reason: str) -> Decision:
 
 def decide_usual(amounts: Sequence[bytes]) -> list[Decision]:
     """Decide on many transactions by their amounts: what the group in MEMBERS has matched."""
-    return [decide_amount(amount) for amount in map(float, amounts)]
+    return decide_amounts(map(float, amounts))
 
 
-def decide_amount(amount: float) -> Decision:
-    """Return where a transaction of this amount belongs."""
-    return IS_FRAUD if amount >= FRAUD_AMOUNT else IS_LEGIT
+def decide_amounts(amounts: Iterable[float]) -> list[Decision]:
+    """Return where transactions of these amounts belong."""
+    return [IS_FRAUD if amount >= FRAUD_AMOUNT else IS_LEGIT for amount in amounts]
 
 
 def parse(value: bytes | memoryview | None) -> dict[str, Any]:

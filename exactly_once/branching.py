@@ -7,7 +7,7 @@ from itertools import compress
 
 from kafka import TopicPartition
 
-from exactly_once.decoding import NO_HEADERS_AT, NOTHING, Chunk, Record, decode
+from exactly_once.decoding import NO_HEADERS_AT, NOTHING, Chunk, Record, record_of
 from exactly_once.encoding import (
     Columns,
     Headers,
@@ -95,17 +95,17 @@ class Branching(Job):
             if isinstance(part, Record):
                 self._sort(part, source, out, found)
             elif not self._sort_many(part, out, found):
-                for record in decode(part.chunk):
-                    self._sort(record, source, out, found)
+                for offset, timestamp, content in zip(part.offsets, part.timestamps, part.contents, strict=True):
+                    self._sort(record_of(offset, timestamp, content), source, out, found)
         # Not once for all chunks: these records are still in the CPU's cache, which saves a seventh of the time.
         for route, records in found.items():
+            records.sort()
             encode(records, out.targets[self.routes[route]].max_message_bytes, batches[route])
 
     def _sort_many(self, fitting: Fitting, out: Out, found: Mapping[str, Columns]) -> bool:
         # Returns False, and does nothing, unless all records go to a route that takes them.
-        offsets = range(fitting.chunk.first_offset, fitting.chunk.next_offset)
-        timestamps, contents = fitting.timestamps, fitting.contents
-        decisions = self.decide_usual(*fitting.deciding)
+        offsets, timestamps, contents, deciding = fitting
+        decisions = self.decide_usual(*deciding)
         kinds = set(decisions)
         earliest, largest = min(timestamps), HEADER.size + FRAMING_BYTES + max(map(len, contents))
         for kind in kinds:

@@ -94,6 +94,13 @@ def decode(chunk: Chunk) -> Iterator[Record]:
         yield Record(first, timestamp, None, NOTHING, NO_HEADERS_AT, problem + which)
 
 
+def record_of(offset: int, timestamp: int, content: Bytes) -> Record:
+    """Return the record that has this content."""
+    content = memoryview(content)
+    value, headers_at, _ = _read_content(content, len(content))
+    return Record(offset, timestamp, value, content, headers_at)
+
+
 def record_head(data: Bytes, at: int) -> tuple[int, int, int, int]:
     """Return where a record ends, its timestamp and offset deltas, and where its content begins."""
     try:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from operator import add, sub
+from operator import add, itemgetter, sub
 from typing import NamedTuple, Self
 
 from exactly_once.unpacking import FRAMING_BYTES, HEADER
@@ -27,6 +27,12 @@ class Columns(NamedTuple):
         self.offsets.append(offset)
         self.timestamps.append(timestamp)
         self.contents.append(content)
+
+    def sort(self) -> None:
+        """Put the records in the order of their offsets."""
+        if sorted(self.offsets) != self.offsets:
+            rows = sorted(zip(self.offsets, self.timestamps, self.contents, strict=True), key=itemgetter(0))
+            self.offsets[:], self.timestamps[:], self.contents[:] = zip(*rows, strict=True)
 
     @classmethod
     def of(cls, records: Iterable[tuple[int, int, Bytes]]) -> Self:

@@ -10,8 +10,8 @@ A wrong guess costs time, and changes nothing else:
 
 - Where a record ends. The first one begins where the decoder says. A key and a header's value match with exactly the
   length that stands before them. A value's or a record's length is nothing that a pattern can count: what has matched
-  is counted afterwards, and must be what the varint before it says. What lies before a match is decoded, and unless
-  it ends exactly where the match begins, the match lay within a value and is dropped.
+  is counted afterwards, and must be what the varint before it says. What lies between two matches is decoded, and
+  unless whole records end exactly where the second begins, that lay within a value and is dropped.
 - What its value is. What fits is JSON: strings and numbers are spelled out, and the text is checked to be UTF-8. No
   name is there twice, as the rule has accepted the sample's, and a member that the rule looks at has its own pattern.
 - Its offset and its time. Chunks whose offsets have gaps go the general way, so the place in the chunk is the offset.
@@ -22,14 +22,17 @@ before it has come, and MOST_BYTES at most.
 
 import re
 from bisect import bisect_right
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import accumulate, compress, count, repeat
 from operator import add, ne
 from typing import NamedTuple
 
 from exactly_once.decoding import Chunk, Record, decode
-from exactly_once.samples import VARINT_FORM, Form, form_of
-from exactly_once.varints import NUMBER, VARINT, Bytes
+from exactly_once.samples import Form, form_of
+from exactly_once.varints import NUMBER, VARINT, VARINT_FORM, Bytes
+
+LENGTH = re.compile(VARINT_FORM % 2, re.DOTALL)
+"""A record's length, of three bytes at most: less than 1 MiB, so that no record is too large."""
 
 MOST_BYTES = 64 * 1024
 """How much is split at once: enough to make its cost small, and not too much for the processor's cache."""
@@ -41,10 +44,9 @@ of the time at most, even if every record has a form of its own."""
 
 
 class Fitting(NamedTuple):
-    """Consecutive records that fit a form, in columns."""
+    """Records that fit a form, in columns. Others may lie between them, which fit none."""
 
-    chunk: Chunk
-    """These records alone, to be decoded if need be."""
+    offsets: Sequence[int]
     timestamps: list[int]
     contents: list[Bytes]
     deciding: list[list[bytes]]
@@ -75,16 +77,15 @@ class Forms:
         self._wait = PRICE * (len(self._pattern.pattern) if form else len(sample.content))
 
     def _compile(self) -> None:
-        # The groups of the pattern are the record's length, what that counts, the timestamp delta, the content, and
-        # those of each form. A length has three bytes at most: less than 1 MiB, so that no record is too large.
+        # The groups of the pattern are a record without its length, the timestamp delta, the content, and those of each
+        # form. It begins with a byte that no JSON holds, so that it is found soon behind what does not fit.
         self._compiled = [*self._forms]
         contents = b"|".join(form.pattern for form in self._forms)
-        parts = (VARINT_FORM % 2, VARINT_FORM % 4, VARINT_FORM % 4, contents)
-        self._pattern = re.compile(rb"(%b)(\x00(%b)%b(%b))" % parts, re.DOTALL)
+        self._pattern = re.compile(rb"(\x00(%b)%b(%b))" % (VARINT_FORM % 4, VARINT_FORM % 4, contents), re.DOTALL)
         re.purge()  # `re` would keep hundreds of patterns that will not be asked for again
 
     def cut(self, chunk: Chunk) -> Iterator[Fitting | Record]:
-        """Yield the records of a chunk in their order, as decode() does: in columns those that fit a form."""
+        """Yield the records of a chunk, in columns those that fit a form. Their offsets say how they follow."""
         data, at, left, reach = memoryview(chunk.records), 0, chunk.record_count, MOST_BYTES
         has_gaps = chunk.next_offset - chunk.first_offset != left
         is_whole = not chunk.problem and not has_gaps and chunk.position <= chunk.first_offset
@@ -94,57 +95,61 @@ class Forms:
             return
         while left:
             begun = at
-            for start, end, columns in self._runs(data, at, reach, chunk.base_timestamp):
-                if at < start:
-                    at, left = yield from self._odd(chunk, data, at, left, start)
-                if at != start or len(columns[0]) > left:
-                    break  # what has fitted is within a value, or behind the last record
-                yield Fitting(_part(chunk, data[at:end], left, len(columns[0])), *columns)
-                at, left = end, left - len(columns[0])
+            if end := self._match(data, at):
+                fitting, odd, size = self._split(chunk, data[at : max(at + reach, end)], left)
+                yield from odd
+                if fitting.offsets:
+                    yield fitting
+                at, left = at + size, left - len(odd) - len(fitting.offsets)
             if at == begun:
-                at, left = yield from self._odd(chunk, data, at, left)
+                at, left = yield from self._until_one_fits(chunk, data, at, left)
             reach = min(2 * (at - begun), MOST_BYTES)
 
-    def _odd(
-        self, chunk: Chunk, data: memoryview, at: int, left: int, until: int = 0
+    def _match(self, data: memoryview, at: int) -> int:
+        # Returns where the record ends that begins here, if it fits a form; otherwise 0.
+        length = LENGTH.match(data, at)
+        found = length and self._pattern.match(data, length.end())
+        return found.end() if found else 0
+
+    def _until_one_fits(
+        self, chunk: Chunk, data: memoryview, at: int, left: int
     ) -> Generator[Record, None, tuple[int, int]]:
-        # Decodes one record or more: until this index or, if none is given, until a record fits. Returns where it ends,
-        # and how many records are left.
-        begin, records = at, decode(_part(chunk, data[at:], left, left))
-        for number, record in enumerate(records):
+        # Decodes one record or more, until the next one fits. Returns where that begins, and how many are left.
+        begin = at
+        for number, record in enumerate(decode(_rest(chunk, data[at:], left))):
             yield record
             left -= 1
-            if record.problem:  # stands for all that follow
-                break
+            if record.problem:  # may stand for all that follow
+                continue
             at = begin + record.end
-            is_tried = not until and (number < 64 or number % 8 == 0)  # in vain, it costs time as well
-            if (until and at >= until) or (is_tried and self._pattern.match(data, at)):
+            is_tried = number < 64 or number % 8 == 0  # in vain, it costs time as well
+            if is_tried and self._match(data, at):
                 return at, left
-        yield from records
         return at, 0
 
-    def _runs(
-        self, data: memoryview, at: int, reach: int, base_timestamp: int
-    ) -> Iterator[tuple[int, int, tuple[list[int], list[Bytes], list[list[bytes]]]]]:
-        # Yields where records that fit begin and end, and their columns. The first are here; nothing if none are. All
-        # are right if the first of each run begins where a record does.
-        first = self._pattern.match(data, at)
-        if not first:
-            return
+    def _split(self, chunk: Chunk, data: memoryview, left: int) -> tuple[Fitting, list[Record], int]:
+        # Returns the records that fit, the first of which is here, those that lie between them, and the size of all.
+        parts = self._pattern.split(data)
         width = self._pattern.groups + 1  # what is before a match, and its groups; last comes what is behind them all
-        parts = self._pattern.split(data[at : max(at + reach, first.end())])
-        between, lengths, counted, deltas, contents, *own = (parts[n::width] for n in range(width))
+        before, counted, deltas, contents, *own = (parts[n::width] for n in range(width))
         value_lengths, values, *deciding = self._of_any_form(own)
         sizes = list(map(len, counted))
-        right = min(_agreeing(lengths, sizes), _agreeing(value_lengths, map(len, values)), _texts(values))
-        timestamps = list(map(add, map(NUMBER.__getitem__, deltas), repeat(base_timestamp)))
-        start = 0
-        for stop in (*compress(range(1, right), between[1:right]), right):
-            at += len(between[start])
-            end = at + sum(sizes[start:stop]) + sum(map(len, lengths[start:stop]))
-            if start < stop:
-                yield at, end, (timestamps[start:stop], contents[start:stop], [c[start:stop] for c in deciding])
-            start, at = stop, end
+        lengths = list(map(VARINT.__getitem__, sizes))
+        stop = min(_agreeing(value_lengths, list(map(VARINT.__getitem__, map(len, values)))), _texts(values), left)
+        first, offsets, odd = chunk.next_offset - left, list[int](), list[Record]()
+        for place in compress(range(stop), map(ne, before, lengths)):  # where more lies before a record than its length
+            offsets += range(first + len(offsets) + len(odd), first + place + len(odd))
+            others = before[place].removesuffix(lengths[place])
+            found = _whole(_rest(chunk, others, left - place - len(odd))) if others != before[place] else []
+            if not found:  # what has matched is within a value, or has another length
+                stop = place
+                break
+            odd += found
+        stop = min(stop, left - len(odd))
+        offsets += range(first + len(offsets) + len(odd), first + stop + len(odd))
+        timestamps = list(map(add, map(NUMBER.__getitem__, deltas[:stop]), repeat(chunk.base_timestamp)))
+        size = sum(map(len, before[:stop])) + sum(sizes[:stop])
+        return Fitting(offsets, timestamps, contents[:stop], [column[:stop] for column in deciding]), odd, size
 
     def _of_any_form(self, columns: list[list[bytes]]) -> list[list[bytes]]:
         # Returns the columns of all forms as those of one, with the members in the rule's order; notes the forms used.
@@ -163,17 +168,25 @@ class Forms:
         return merged
 
 
-def _part(chunk: Chunk, data: memoryview, left: int, count: int) -> Chunk:
-    # Returns so many records of a chunk, where so many are left, the first of which begins with the data.
-    first = chunk.next_offset - left
-    part = chunk._replace(record_count=count, first_offset=first, next_offset=first + count)
-    return part._replace(records=data)  # type: ignore[arg-type]  # not to be cleared
+def _rest(chunk: Chunk, data: Bytes, left: int) -> Chunk:
+    # Returns the last records of a chunk, so many, the first of which begins with the data.
+    rest = chunk._replace(record_count=left, first_offset=chunk.next_offset - left)
+    return rest._replace(records=data)  # type: ignore[arg-type]  # not to be cleared
 
 
-def _agreeing(varints: list[bytes], sizes: Iterable[int]) -> int:
-    # Returns how many of these, from the first on, say what the size is.
-    expected = list(map(VARINT.__getitem__, sizes))
-    return len(varints) if varints == expected else next(compress(count(), map(ne, varints, expected)))
+def _whole(chunk: Chunk) -> list[Record]:
+    # Returns the first records of a chunk, all that its bytes hold; none unless the last one ends where they do.
+    found = []
+    for record in decode(chunk):
+        found.append(record)
+        if record.end == len(chunk.records):
+            return found
+    return []
+
+
+def _agreeing(found: list[bytes], expected: list[bytes]) -> int:
+    # Returns how many of these, from the first on, are what is expected.
+    return len(found) if found == expected else next(compress(count(), map(ne, found, expected)))
 
 
 def _texts(values: list[bytes]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from exactly_once.decoding import Record, headers_of
-from exactly_once.varints import VARINT, read_varint
+from exactly_once.varints import VARINT, VARINT_FORM, read_varint
 
 MOST_SAMPLE_BYTES, MOST_SCALARS, MOST_HEADERS = 4096, 40, 10
 MOST_FIELD_BYTES = 255  # of the key, and of each header's value
@@ -27,7 +27,6 @@ NUMBER_FORM = rb"-?(?:0|[1-9][0-9]{0,18}+)(?:\.[0-9]{1,30}+)?+(?:[Ee][-+]?[0-9]{
 SCALAR = rb"(?:%b|%b|true|false|null)" % (STRING, NUMBER_FORM)
 """The pattern of a member that decides nothing: its kind may change from record to record."""
 
-VARINT_FORM = rb"[\x80-\xff]{0,%d}+[\x00-\x7f]"
 TOKEN = re.compile(
     rb'"(?P<name>[^"\\]*)"\s*:|(?P<scalar>"(?:[^"\\]|\\.)*"|[-0-9][-+.0-9Ee]*|true|false|null)|[{},]|\s+', re.DOTALL
 )

@@ -5,6 +5,9 @@ https://kafka.apache.org/documentation/#messageformat uses the encoding of Proto
 
 Bytes = bytes | bytearray | memoryview
 
+VARINT_FORM = rb"[\x80-\xff]{0,%d}+[\x00-\x7f]"
+"""The pattern of a varint with so many bytes before its last one."""
+
 LARGEST_REMEMBERED = 30_000
 """About as many as a batch has records, because offset deltas count up from 0."""
 

@@ -84,7 +84,7 @@ def taught(*samples: bytes) -> Branching:
 
 def fitting(job: Branching, chunk: Chunk) -> int:
     """Return how many records of a chunk fit a form."""
-    return sum(part.chunk.record_count for part in job.forms.cut(chunk) if isinstance(part, Fitting))
+    return sum(len(part.offsets) for part in job.forms.cut(chunk) if isinstance(part, Fitting))
 
 
 # --- forms as producers have them ---
@@ -386,6 +386,7 @@ SHAPES = {
     "fits at first": [BAD_TEXT],
     "fits at first, in turn": [GOOD, BAD_TEXT],
     "a record within a record": [record_bytes(b"x" * 30 + GOOD)],
+    "others, the last with a record within it": [GOOD, *[record_bytes(b"x")] * 9, record_bytes(b"x" * 30 + GOOD)],
     "wrong length of the value": [GOOD.replace(VARINT[len(usual_value())], VARINT[len(usual_value()) - 1], 1)],
     "beginnings": [record_bytes(GOOD[:-9] * 20)],
     "zeros": [record_bytes(bytes(500))],
