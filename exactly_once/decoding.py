@@ -70,12 +70,14 @@ def decode(chunk: Chunk) -> Iterator[Record]:
     for left in range(0 if problem else chunk.record_count, 0, -1):
         try:
             end, timestamp_delta, offset_delta, content_at = record_head(data, end)
+            if not content_at <= end <= len(data):
+                raise BatchError("its length is wrong")
             content = data[content_at:end]
             try:
-                value, headers_at, size = _read_content(content, end - content_at)
+                value, headers_at, size = _read_content(content)
             except BatchError:
                 content = memoryview(_respelled(content))
-                value, headers_at, size = _read_content(content, len(content))
+                value, headers_at, size = _read_content(content)
         except (BatchError, IndexError):
             problem = f"cannot be read: malformed, with {left} records left in its chunk"
             break
@@ -97,7 +99,7 @@ def decode(chunk: Chunk) -> Iterator[Record]:
 def record_of(offset: int, timestamp: int, content: Bytes) -> Record:
     """Return the record that has this content."""
     content = memoryview(content)
-    value, headers_at, _ = _read_content(content, len(content))
+    value, headers_at, _ = _read_content(content)
     return Record(offset, timestamp, value, content, headers_at)
 
 
@@ -146,7 +148,7 @@ def headers_of(record: Record, most: int = 100) -> list[tuple[bytes, bytes | Non
     return [(bytes(content[name]), None if value is None else bytes(content[value])) for name, value in places]
 
 
-def _read_content(content: memoryview, length: int) -> tuple[memoryview | None, int, int]:
+def _read_content(content: memoryview) -> tuple[memoryview | None, int, int]:
     # Returns the value, where the headers begin, and the size without the numbers before them. Raises IndexError, and
     # BatchError unless the fields end exactly where the content does, as the broker wants it of what we write.
     key_length, at = read_varint(content, 0)
@@ -164,9 +166,9 @@ def _read_content(content: memoryview, length: int) -> tuple[memoryview | None, 
             after += data_length
         if name_length < 0 or data_length < -1:
             raise BatchError("a header's length is wrong")
-    if after != length or len(content) != length or count < 0 or key_length < -1 or value_length < -1:
+    if after != len(content) or count < 0 or key_length < -1 or value_length < -1:
         raise BatchError("its length is wrong")
-    return content[value_at:headers_at] if value_length >= 0 else None, headers_at, length - numbers
+    return content[value_at:headers_at] if value_length >= 0 else None, headers_at, len(content) - numbers
 
 
 def _respelled(content: memoryview) -> bytes:

@@ -11,7 +11,7 @@ A wrong guess costs time, and changes nothing else:
 - Where a record ends. The first one begins where the decoder says. A key and a header's value match with exactly the
   length that stands before them. A value's or a record's length is nothing that a pattern can count: what has matched
   is counted afterwards, and must be what the varint before it says. What lies between two matches is decoded, and
-  unless whole records end exactly where the second begins, that lay within a value and is dropped.
+  unless whole records end exactly where the second begins, the second lay within a value and is dropped.
 - What its value is. What fits is JSON: strings and numbers are spelled out, and the text is checked to be UTF-8. No
   name is there twice, as the rule has accepted the sample's, and a member that the rule looks at has its own pattern.
 - Its offset and its time. Chunks whose offsets have gaps go the general way, so the place in the chunk is the offset.
@@ -85,7 +85,10 @@ class Forms:
         re.purge()  # `re` would keep hundreds of patterns that will not be asked for again
 
     def cut(self, chunk: Chunk) -> Iterator[Fitting | Record]:
-        """Yield the records of a chunk, in columns those that fit a form. Their offsets say how they follow."""
+        """Yield the records of a chunk, in columns those that fit a form.
+
+        Records that lie between these come before them, so what is made of a chunk has to be sorted by the offsets.
+        """
         data, at, left, reach = memoryview(chunk.records), 0, chunk.record_count, MOST_BYTES
         has_gaps = chunk.next_offset - chunk.first_offset != left
         is_whole = not chunk.problem and not has_gaps and chunk.position <= chunk.first_offset
@@ -116,7 +119,7 @@ class Forms:
     ) -> Generator[Record, None, tuple[int, int]]:
         # Decodes one record or more, until the next one fits. Returns where that begins, and how many are left.
         begin = at
-        for number, record in enumerate(decode(_rest(chunk, data[at:], left))):
+        for number, record in enumerate(decode(_from(chunk, data[at:], left))):
             yield record
             left -= 1
             if record.problem:  # may stand for all that follow
@@ -136,17 +139,19 @@ class Forms:
         sizes = list(map(len, counted))
         lengths = list(map(VARINT.__getitem__, sizes))
         stop = min(_agreeing(value_lengths, list(map(VARINT.__getitem__, map(len, values)))), _texts(values), left)
-        first, offsets, odd = chunk.next_offset - left, list[int](), list[Record]()
+        odd: list[Record] = []
         for place in compress(range(stop), map(ne, before, lengths)):  # where more lies before a record than its length
-            offsets += range(first + len(offsets) + len(odd), first + place + len(odd))
-            others = before[place].removesuffix(lengths[place])
-            found = _whole(_rest(chunk, others, left - place - len(odd))) if others != before[place] else []
+            between, has_length = before[place].removesuffix(lengths[place]), before[place].endswith(lengths[place])
+            found = _whole(_from(chunk, between, left - place - len(odd))) if has_length else []
             if not found:  # what has matched is within a value, or has another length
                 stop = place
                 break
             odd += found
-        stop = min(stop, left - len(odd))
-        offsets += range(first + len(offsets) + len(odd), first + stop + len(odd))
+        first, stop = chunk.next_offset - left, min(stop, left - len(odd))
+        offsets: Sequence[int] = range(first, first + stop + len(odd))
+        if odd:
+            others = {record.offset for record in odd}
+            offsets = [offset for offset in offsets if offset not in others]
         timestamps = list(map(add, map(NUMBER.__getitem__, deltas[:stop]), repeat(chunk.base_timestamp)))
         size = sum(map(len, before[:stop])) + sum(sizes[:stop])
         return Fitting(offsets, timestamps, contents[:stop], [column[:stop] for column in deciding]), odd, size
@@ -168,10 +173,10 @@ class Forms:
         return merged
 
 
-def _rest(chunk: Chunk, data: Bytes, left: int) -> Chunk:
-    # Returns the last records of a chunk, so many, the first of which begins with the data.
-    rest = chunk._replace(record_count=left, first_offset=chunk.next_offset - left)
-    return rest._replace(records=data)  # type: ignore[arg-type]  # not to be cleared
+def _from(chunk: Chunk, data: Bytes, left: int) -> Chunk:
+    # Returns a chunk's last records, so many, or the first of them: those that the data holds.
+    part = chunk._replace(record_count=left, first_offset=chunk.next_offset - left)
+    return part._replace(records=data)  # type: ignore[arg-type]  # not to be cleared
 
 
 def _whole(chunk: Chunk) -> list[Record]:

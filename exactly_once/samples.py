@@ -19,7 +19,7 @@ MOST_FIELD_BYTES = 255  # of the key, and of each header's value
 SPREAD = 8
 """How much longer or shorter than the sample's a key or a header's value may be."""
 
-STRING = rb'"[^"\\\x00-\x1f]*+(?:"|(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)+")'
+STRING = rb'"[^"\\\x00-\x1f]*+(?:"|(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)++")'
 """The pattern of a string in JSON, provided that it is UTF-8. Most have no escapes: the rest costs them nothing. It is
 possessive (`*+`), like all patterns here: what has matched is not tried in another way."""
 

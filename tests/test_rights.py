@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from string import Template
+from uuid import uuid4
 
 import pytest
 from kafka.admin import (
@@ -157,9 +158,10 @@ def of(right: ACL) -> tuple[str, str, ACLOperation, ACLPermissionType, ResourceP
 
 
 def start_by_users_sh(kafka: SecuredCluster, user: str) -> Restarted:
-    """Start a service of ALERTS=1, as the user of its name."""
+    """Start a service of ALERTS=1, as the user of its name, which takes nobody's place."""
     group = {"smurfing": "smurfing-detector", "alerter": "alerter"}[user]
-    return Pipeline.of_compose("").restarted(user, **kafka.environ(user), **NAMES | {"CONSUMER_GROUP": group})
+    own = {"CONSUMER_GROUP": group, "TRANSACTIONAL_ID": f"{group}-{uuid4()}"}
+    return Pipeline.of_compose("").restarted(user, **kafka.environ(user), **NAMES | own)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def branched(job: Branching, chunk: Chunk, target: Target = TARGETS["legit"]) ->
     written: dict[str, list[OutputBatch]] = {route: [] for route in ROUTES}
     out = Out({}, ConsumerGroupMetadata("group"), dict.fromkeys(ROUTES, target))
     job.branch(chunk, SOURCE, out, written)
-    return Branched(written, out.reasons)
+    return Branched(written, sorted(out.reasons))
 
 
 def decoded(chunk: Chunk, job: Branching | None = None, target: Target = TARGETS["legit"]) -> Branched:
@@ -180,19 +180,25 @@ def changed(draw: st.DrawFn, body: bytes) -> bytes:
 
 
 @ANY
-@given(streams(), st.data(), st.sampled_from([0, 10**12, 2**62, 2**63 - 1, -(2**63)]), st.integers(-1, 1))
+@given(
+    streams(),
+    st.data(),
+    st.sampled_from([0, 10**12, 2**62, 2**63 - 1, -(2**63)]),
+    st.integers(-4, 1),
+    st.sampled_from([TARGETS["legit"], Target(1, 200), Target(1, 10**8, -1)]),
+)
 def test_what_was_learned_decides_nothing(
-    stream: tuple[list[bytes], list[bytes]], data: st.DataObject, base_timestamp: int, more: int
+    stream: tuple[list[bytes], list[bytes]], data: st.DataObject, base_timestamp: int, more: int, target: Target
 ) -> None:
     """The output is that of the decoder, byte for byte and in its order, whatever was learned before."""
     samples, found = stream
     body = data.draw(changed(b"".join(found)))
     count = max(0, len(found) + more)
     chunk = Chunk(bytearray(body), count, 0, 0, count, base_timestamp, None, -(2**62))
-    expected = decoded(chunk)
+    expected = decoded(chunk, target=target)
     for job, reach in ((new_job(), forms.MOST_BYTES), (taught(*samples), 200), (taught(samples[-1]), forms.MOST_BYTES)):
         with patch.object(forms, "MOST_BYTES", reach):
-            assert branched(job, chunk) == expected
+            assert branched(job, chunk, target) == expected
 
 
 @ANY
@@ -315,6 +321,28 @@ def test_an_odd_record_costs_its_neighbours_nothing() -> None:
     job, chunk = taught(good), chunk_of(found)
     assert fitting(job, chunk) == 70
     assert branched(job, chunk) == decoded(chunk)
+
+
+@pytest.mark.parametrize("max_bytes", [10**8, 200])
+def test_what_lies_behind_the_last_record_is_none(max_bytes: int) -> None:
+    """Whatever the batch's number of records is, those that fit and the others between them are counted alike."""
+    good, odd = record_bytes(usual_value()), record_bytes(b"x")
+    found = [good, odd, odd, odd, good, record_bytes(usual_value("x" * 200)), odd, good, good]
+    for count in range(len(found) + 1):
+        chunk = chunk_of(found)._replace(record_count=count, next_offset=count)
+        job, target = taught(good), Target(1, max_bytes)
+        assert branched(job, chunk, target) == decoded(chunk, target=target)
+
+
+def test_a_length_below_0_leads_nowhere() -> None:
+    """It points to bytes that have been read: they are read once."""
+    good = record_bytes(usual_value())
+    back = VARINT[-len(good)] + b"\0\0\0\1" + VARINT[len(usual_value())] + usual_value() + b"\0"
+    for found in ([good, back], [good, good, back, good], [good, back + b"p" * len(good)], [back + good, good]):
+        chunk = chunk_of(found)._replace(record_count=1000, next_offset=1000)
+        expected = decoded(chunk)
+        assert sum(len(batch.offsets) for batches in expected.batches.values() for batch in batches) <= 4
+        assert branched(taught(good), chunk) == expected
 
 
 def test_few_forms_are_kept_and_the_useful_ones_stay() -> None:

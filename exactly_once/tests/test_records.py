@@ -260,7 +260,9 @@ VALUES = st.one_of(
 def hostile_bodies(draw: st.DrawFn) -> bytes:
     """Return records, many of them usual, in which some bytes may have been changed, added or taken away."""
     deltas = st.integers(-70, 70) | st.integers(-(2**31), 2**31 - 1)
-    body = b"".join(draw(st.lists(st.builds(record_bytes, VALUES, deltas, deltas), max_size=5)))
+    records = st.builds(record_bytes, VALUES, deltas, deltas)
+    lying = st.builds(lambda length, record: VARINT[length] + record[2:], st.integers(-200, 200), records)
+    body = b"".join(draw(st.lists(records | records | lying, max_size=5)))
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(body)))
         body = body[:at] + draw(st.binary(max_size=2)) + body[at + draw(st.integers(0, 2)) :]
