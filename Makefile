@@ -195,7 +195,7 @@ bench: .venv-bench/bin/ready ## Drain a topic with the detector and its peers, a
 bench-latency: .venv-bench/bin/ready ## The cold start, then the age of records at 1,000/s and the CPU time it takes, ours and the peers'
 	$(BENCH) latency $(BENCH_OPTIONS) && $(BENCH) report
 bench-long: .venv-bench/bin/ready ## Two million records, over which Kafka Streams warms up
-	$(BENCH) throughput --stream long --only detector,streams,floor $(BENCH_OPTIONS) && $(BENCH) report
+	$(BENCH) throughput --stream long --only detector,streams $(BENCH_OPTIONS) && $(BENCH) report
 bench-memory: .venv-bench/bin/ready ## Whether the detector's memory stays flat over ten million records; the page stays as it is
 	$(BENCH) throughput --stream long --records 10000000 --rounds 1 --only detector --results /dev/null $(BENCH_OPTIONS)
 bench-scale: .venv-bench/bin/ready ## One to four detectors on as many partitions

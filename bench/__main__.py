@@ -87,7 +87,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each is measured (default: 5; failover: 1)")
     parser.add_argument("--records", type=int, help="records to drain; for scale, records of each partition")
     parser.add_argument("--stream", action="append", choices=STREAMS, help="throughput: one of the streams only")
-    parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,floor")
+    parser.add_argument("--only", default="", help="candidates whose names contain one of these: quix,streams")
     parser.add_argument("--before", metavar="COMMIT", help="measure the detector of this commit as well")
     parser.add_argument("--results", type=Path, help="where the results are (default: bench/results.json)")
     parser.add_argument("--page", type=Path, help="report: where to write it (default: docs/performance.md)")

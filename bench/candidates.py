@@ -1,4 +1,4 @@
-"""Who takes part: our detector, its peers, and the limit; each with its version, or why it cannot run."""
+"""Who takes part: our detector and its peers, each with its version, or why it cannot run."""
 
 import importlib.metadata
 import subprocess
@@ -29,8 +29,6 @@ class Candidate:
     keeps_records: bool = True
     """Whether value, key and headers come out as they came in; else only the content of the JSON does."""
     environ: dict[str, str] = field(default_factory=dict)
-    knows_routes: bool = True
-    """Whether it looks at a record to decide where it goes."""
 
     def start(self, pipeline: Pipeline, number: int = 0, **environ: str) -> Service:
         """Start an instance; the number tells it from others of the same group."""
@@ -76,7 +74,6 @@ def all_candidates(download: bool, before: Path | None = None) -> list[Candidate
         peer("aiokafka, batches", "aiokafka", "exactly once", "aiokafka_peer.py", "batches"),
         peer("confluent-kafka", "confluent-kafka", "exactly once", "confluent_peer.py"),
         Candidate("Kafka Streams", kafka_streams.VERSION, "exactly once", streams, missing=missing),
-        replace(peer("floor", "kafka-python", "exactly once", "floor.py"), knows_routes=False),
     ]
 
 

@@ -114,10 +114,10 @@ class Drain(ExitStack):
 
 def measure(candidates: list[Candidate], rounds: int, records: int, name: str) -> tuple[Row, list[Row]]:
     """Return the settings and a row for each candidate, which drains so many records of a stream from one partition."""
-    expected: dict[tuple[bool, bool], Sums] = {}
+    expected: dict[bool, Sums] = {}
 
     def one(candidate: Candidate) -> Figures:
-        kind = (candidate.keeps_records, candidate.knows_routes)
+        kind = candidate.keeps_records
         if kind not in expected:
             expected[kind] = sums(full, candidate)
         pipeline = Pipeline(cluster.bootstrap_servers, transactions=full.transactions)

@@ -95,7 +95,7 @@ class Sums:
     def add(self, records: Iterable[Record], route: str = "") -> None:
         """Add records that were found in the topic of this route; without one, records of the input."""
         for record in records:
-            place = (route or route_of(record.value) if self.candidate.knows_routes else "any topic", record.partition)
+            place = (route or route_of(record.value), record.partition)
             content = record.value or b""
             if self.candidate.keeps_records:
                 # Without those that our detector adds to a dead letter.

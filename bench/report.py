@@ -15,9 +15,8 @@ report` writes this page. Broker and candidates share one machine, whose speed c
 turns, and the figures are medians. Compare the figures of one table.
 
 The peers are tuned as their documentation advises. They only look at the amount; the detector and the two
-[steps](from-the-tutorial.md) that lead to it apply the whole rule. The floor is a limit, not a peer: it hands batches
-on unread. Before a speed counts, every record has been found once, unchanged (of the tutorial's loop, only its
-content), and in the right topic."""
+[steps](from-the-tutorial.md) that lead to it apply the whole rule. Before a speed counts, every record has been found
+once, unchanged (of the tutorial's loop, only its content), and in the right topic."""
 
 SPEED = {"records_per_second": ("records/s", ",.0f"), "cpu_us_per_record": ("CPU µs/record", ",.1f")}
 RATIOS = {"speed_ratio": ("ours is × as fast", ".2f"), "cpu_ratio": ("ours takes × the CPU", ".2f")}

@@ -275,6 +275,7 @@ RECORDS: dict[str, list[bytes]] = {
     "bytes behind a record": records(trailing=b"abc"),
     "length too short": records(length=10),
     "length below 0": records(length=-1),
+    "length back to the record before": [*records(2), record(transaction(3), 2, length=-len(records(1)[0]))],
     "bytes behind the last record": [*records(1), record(transaction(2), 1) + b"abc"],
 }
 

@@ -222,6 +222,7 @@ def test_everybody_is_told(alerts: Alerts, web: Web, mail: Mail) -> None:
     assert f"receiver 1 (json): told {sentence} (alert smurfing-1)" in alerter.log
 
 
+@pytest.mark.long
 def test_who_is_away_is_told_later(alerts: Alerts, web: Web, tmp_path: Path) -> None:
     """A receiver refuses connections, hangs, and comes back: nothing is lost, skipped or out of order meanwhile.
 
@@ -249,6 +250,7 @@ def test_who_is_away_is_told_later(alerts: Alerts, web: Web, tmp_path: Path) -> 
         assert alerter.stop() == 0
 
 
+@pytest.mark.long
 def test_a_mail_server_that_refuses(alerts: Alerts, mail: Mail) -> None:
     """What a mail server has refused is sent again."""
     mail.refuses = True
@@ -283,6 +285,7 @@ def test_killed_before_the_commit(alerts: Alerts, cluster: Cluster, web: Web) ->
     assert web.ids == ["smurfing-1", "smurfing-1", "smurfing-2"]
 
 
+@pytest.mark.long
 def test_no_more_messages_than_allowed(alerts: Alerts, web: Web) -> None:
     """Of three a minute the last is a summary of all that waits; what comes later waits, and survives a restart."""
     alerts.write(*map(alert, range(30)))
@@ -320,6 +323,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.long
 def test_whatever_a_record_says(alerts: Alerts, web: Web, mail: Mail) -> None:
     """What is no alert is logged by its position, and passed over. No value becomes a header, markup or a long text."""
     bad = "x\r\nBcc: all@example.org\r\n\r\n<b>@everyone</b> [a](http://b.c) \x1b]52;c;aGk=\x07 \u202e" + "y" * 10_000
@@ -358,6 +362,7 @@ def test_a_large_fraud(alerts: Alerts, web: Web) -> None:
     assert alerter.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_no_confirmation(alerts: Alerts, web: Web, status: int) -> None:
     """Neither is another host told, nor the same one without the alert, whatever the address says."""
@@ -373,6 +378,7 @@ def test_a_redirect_is_no_confirmation(alerts: Alerts, web: Web, status: int) ->
         assert other.asked == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "retry_after", "pause"),
     [(429, "7", "7 s"), (503, "7", "7 s"), (429, "86400", "300 s"), (429, "soon", "1 s"), (500, "7", "1 s")],
@@ -400,6 +406,7 @@ def test_a_pause_until_a_date() -> None:
     assert receivers.asked_pause("9" * 5000) == 300
 
 
+@pytest.mark.long
 def test_an_answer_that_drips_in(alerts: Alerts, web: Web) -> None:
     """Who answers byte by byte is believed in the end; the other one does not wait for it."""
     with closing(Web()) as other:
@@ -424,6 +431,7 @@ def test_an_answer_that_never_ends(alerts: Alerts, web: Web) -> None:
     assert alerts.committed() == 0
 
 
+@pytest.mark.long
 def test_who_hangs_up_is_asked_again(alerts: Alerts) -> None:
     """A receiver that closes its half of the connection, before an answer or within it, has confirmed nothing."""
     answers = [
@@ -455,6 +463,7 @@ def test_an_answer_of_any_size(alerts: Alerts, web: Web) -> None:
     assert memory_peak_mb(alerter) < 200
 
 
+@pytest.mark.long
 def test_what_retention_took_is_told(alerts: Alerts, web: Web) -> None:
     """Alerts that Kafka has deleted before they were read are an error in the log, with their range."""
     alerts.write(alert(1))
@@ -471,6 +480,7 @@ def test_what_retention_took_is_told(alerts: Alerts, web: Web) -> None:
     assert second.stop() == 0
 
 
+@pytest.mark.long
 def test_records_that_are_large_or_odd(alerts: Alerts, web: Web) -> None:
     """An alert of 60 MB, compressed to a few kB, is passed over, whatever the codec; a header may have any name."""
     alerts.pipeline.create(f"{alerts.topic}-b", partitions=1)
@@ -492,6 +502,7 @@ def test_records_that_are_large_or_odd(alerts: Alerts, web: Web) -> None:
     assert alerter.stop() == 0
 
 
+@pytest.mark.long
 def test_more_alerts_than_may_wait(alerts: Alerts, web: Web) -> None:
     """Of 100,000 alerts in a few kB no more are read than may wait, and those that are told are in order."""
     web.status = 500
@@ -510,6 +521,7 @@ def test_more_alerts_than_may_wait(alerts: Alerts, web: Web) -> None:
     assert alerter.stop() == 0
 
 
+@pytest.mark.long
 def test_metrics(alerts: Alerts, web: Web) -> None:
     """How much is told, refused and waiting, for each receiver, without its address."""
     (port,) = free_ports(1)
@@ -532,6 +544,7 @@ def test_metrics(alerts: Alerts, web: Web) -> None:
     assert alerter.stop() == 0
 
 
+@pytest.mark.long
 def test_two_instances_share_the_partitions(alerts: Alerts, web: Web) -> None:
     """A second one takes over a partition while the first waits for its receiver; nothing is lost, one is enough."""
     web.status = 500
@@ -547,6 +560,7 @@ def test_two_instances_share_the_partitions(alerts: Alerts, web: Web) -> None:
     assert first.stop() == second.stop() == 0
 
 
+@pytest.mark.long
 def test_a_signal_while_a_receiver_hangs(alerts: Alerts, web: Web) -> None:
     """It ends in order all the same: exit code 0, and what was not confirmed is not committed."""
     web.before_answer = lambda: web.done.wait(30)
@@ -576,6 +590,7 @@ def test_addresses_in_a_file(alerts: Alerts, web: Web, tmp_path: Path) -> None:
     assert alerter.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variable", "value", "remedy"),
     [

@@ -74,6 +74,7 @@ CASES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("service", "variable", "value", "remedy"), CASES)
 def test_bad_configuration(service: str, variable: str, value: str, remedy: str) -> None:
     """The line names the variable (or the topic that is there twice), its value, and what would be right.

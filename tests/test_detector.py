@@ -212,6 +212,7 @@ def test_two_on_one_host_share_the_partitions(cluster: Cluster, pipeline: Pipeli
     assert len({record.value for record in many.read(many.legit)}) == len(many.read(many.legit)) == 20_000
 
 
+@pytest.mark.long
 def test_a_member_that_does_not_get_into_the_group_ends(pipeline: Pipeline) -> None:
     """Where a rebalance does not come to its end nothing is written, and the process makes room for a new start."""
     stuck = KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name)

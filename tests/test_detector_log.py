@@ -15,6 +15,8 @@ from embedded.service import Restarted, Service, wait_until
 from harness import transaction, wait_for_a_beat, wait_until_at_work
 from raw import batch, content, wire
 
+pytestmark = pytest.mark.long
+
 MARKER = b"secret"
 INVALID = MARKER + b"\xff\xfe" + MARKER
 

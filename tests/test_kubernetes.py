@@ -54,6 +54,8 @@ from manifests import (
 from service.settings import Environment
 from smurfing.app import Smurfing
 
+pytestmark = pytest.mark.long
+
 DOCUMENT = (ROOT / "docs/kubernetes.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*)$", DOCUMENT, re.M)
 GROUPS = {"detector": "fraud-detector", "smurfing": "smurfing-detector"}

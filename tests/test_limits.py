@@ -14,7 +14,7 @@ from embedded.records import Record
 from exactly_once.topics import MAX_MESSAGE_BYTES
 from harness import transaction, wait_until_at_work
 
-pytestmark = pytest.mark.guarantee
+pytestmark = [pytest.mark.guarantee, pytest.mark.long]
 
 UNLIMITED = "9223372036854775807"
 DAY_MS = 24 * 3600 * 1000

@@ -17,6 +17,8 @@ from embedded.records import Record
 from embedded.service import Service, wait_until
 from harness import scrape, transaction
 
+pytestmark = pytest.mark.long
+
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 INFO = re.compile(rf'(detector|generator)_info{{interpreter="cpython 3[.0-9]+",version="{VERSION}"}}')
 

@@ -32,7 +32,7 @@ from embedded.service import Restarted, surroundings, wait_until
 from harness import wait_for_error
 from service.settings import Environment
 
-pytestmark = pytest.mark.guarantee
+pytestmark = [pytest.mark.guarantee, pytest.mark.long]
 
 COMMAND = "kafka-acls --bootstrap-server broker:9092 --command-config admin.properties"
 COMMANDS = re.findall(rf"^\$ {COMMAND} (.*)$", (ROOT / "docs/security.md").read_text(), re.MULTILINE)

@@ -127,6 +127,7 @@ def test_the_tutorials_example(smurfing: Smurfing, tmp_path: Path) -> None:
     assert configs["retention.bytes"] == "-1"
 
 
+@pytest.mark.long
 def test_large_frauds(smurfing: Smurfing) -> None:
     """From ALERT_AMOUNT on each gets an alert, in the order of the frauds; of a candidate besides."""
     amounts = [999.99, 1000, 10**400, 900, 1e308]
@@ -146,6 +147,7 @@ def test_large_frauds(smurfing: Smurfing) -> None:
     assert [record.key for record in smurfing.pipeline.read(smurfing.alerts)] == [b"bob"] * 3 + [b"\xed\xa0\x80"]
 
 
+@pytest.mark.long
 def test_a_candidate_is_small(smurfing: Smurfing) -> None:
     """However large the fraud, less than 600 bytes are kept of it; the ring is found after a restart as before it."""
     fat = [
@@ -166,6 +168,7 @@ def test_a_candidate_is_small(smurfing: Smurfing) -> None:
     assert "a ring that began earlier" not in detector.log
 
 
+@pytest.mark.long
 def test_candidates_of_the_version_before(smurfing: Smurfing) -> None:
     """Copies of frauds, as they were up to version 0.2.0, count as well; what nobody of ours has written does not."""
     old = [record._replace(key=b"bob") for record in ring("bob", 30)]
@@ -197,6 +200,7 @@ def test_a_candidates_topic_that_keeps_too_little(smurfing: Smurfing, name: str,
     ) in detector.log
 
 
+@pytest.mark.long
 def test_a_replay_that_begins_too_late(smurfing: Smurfing) -> None:
     """When candidates of an open window have been deleted, one line says that a ring may be missed."""
     with smurfing.start(SMURFING_HOURS="1") as detector:
@@ -220,6 +224,7 @@ def test_a_replay_that_begins_too_late(smurfing: Smurfing) -> None:
         assert detector.log.count(warning) == is_late
 
 
+@pytest.mark.long
 def test_a_fraud_that_is_large_as_a_record(smurfing: Smurfing) -> None:
     """60 MB compressed to a few kB, and header names that are no UTF-8, are no obstacle to what follows."""
     value = transaction(1000, note="x" * 60_000_000)

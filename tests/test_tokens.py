@@ -22,6 +22,8 @@ from service.refusal import refusal
 from service.settings import Environment
 from service.tokens import Tokens, read_token
 
+pytestmark = pytest.mark.long
+
 LIFE_SECONDS, SESSION_SECONDS, STALL_SECONDS = 20, 15, 25
 
 # --- without a broker ---
@@ -165,7 +167,6 @@ def guarded(line: Line) -> Iterator[Guarded]:
         yield cluster
 
 
-@pytest.mark.long
 @pytest.mark.guarantee
 def test_tokens_are_renewed_while_the_services_work(guarded: Guarded) -> None:
     """Beyond a session, a broker's death, a stall of the endpoint for longer than a token lasts: no record twice."""
@@ -205,7 +206,6 @@ def test_tokens_are_renewed_while_the_services_work(guarded: Guarded) -> None:
     assert Counter(record.value for topic in pipeline.outputs for record in pipeline.read(topic)) == written
 
 
-@pytest.mark.long
 @pytest.mark.guarantee
 def test_a_token_that_the_broker_refuses(guarded: Guarded, tmp_path: Path) -> None:
     """Of another issuer or key, for another audience, or long over: one line; and with a right one, there is none."""
@@ -236,7 +236,6 @@ def test_a_token_that_the_broker_refuses(guarded: Guarded, tmp_path: Path) -> No
         assert token not in found or token == "opaque"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("service", ["generator", "detector"])
 def test_what_is_refused_at_the_start(guarded: Guarded, service: str) -> None:
     """Exit code 1 and one line; an endpoint that is not there is waited for, and the line says so."""

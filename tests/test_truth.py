@@ -76,7 +76,7 @@ def missing(pipeline: Pipeline, values: Iterable[tuple[int, bytes]]) -> Counter[
     return Counter(number for number, value in values if (number, value) not in found)
 
 
-@pytest.mark.parametrize("how", ["frozen", "off"])
+@pytest.mark.parametrize("how", [pytest.param("frozen", marks=pytest.mark.long), "off"])
 def test_the_retention_overtakes_a_backlog(four: Pipeline, how: str) -> None:
     """In four partitions at once: the lines name exactly what does not come out, markers and aborted records apart."""
     with four.restarted("detector") as detector:
@@ -110,6 +110,7 @@ def test_the_retention_overtakes_a_backlog(four: Pipeline, how: str) -> None:
     assert set(lost(log, four)) == {0, 1, 2, 3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["running", "off"])
 def test_the_retention_takes_all(four: Pipeline, tmp_path: Path, how: str) -> None:
     """Nothing is left to read: the lag is 0, the heartbeat goes on, and the loss is told once, restarts or not."""
@@ -209,7 +210,7 @@ def test_another_program_in_the_group(four: Pipeline) -> None:
         assert FOREIGN not in detector.log
 
 
-@pytest.mark.parametrize("offset", [7, 2])
+@pytest.mark.parametrize("offset", [7, pytest.param(2, marks=pytest.mark.long)])
 def test_offsets_that_are_reset_by_hand(four: Pipeline, offset: int) -> None:
     """Forward or back, while it is off: one warning, it goes on from there, and the next start says nothing."""
     fill(four, "first", 5)
@@ -231,6 +232,7 @@ def test_offsets_that_are_reset_by_hand(four: Pipeline, offset: int) -> None:
         assert FOREIGN not in detector.log
 
 
+@pytest.mark.long
 def test_a_reset_is_told_once_though_nothing_follows(four: Pipeline) -> None:
     """To the end of the partition, where there is nothing to commit: the next start does not repeat the warning."""
     fill(four, "first", 5)

@@ -28,6 +28,8 @@ from service import connecting, refusal
 from service.access import OURS, Access
 from service.settings import ConfigurationError, Environment
 
+pytestmark = pytest.mark.long
+
 QUOTA = 20_000  # bytes a second
 ANOTHER_HOST = "127.0.0.2"
 ROOMS = ("generator", "detector", "smurfing", "alerter", "redrive", "exactly_once", "service")
@@ -156,7 +158,6 @@ def test_a_name_that_leads_to_two_clusters(elsewhere: Elsewhere, stranger: Clust
             assert HOST in line
 
 
-@pytest.mark.long
 def test_a_connection_that_leads_to_another_cluster(elsewhere: Elsewhere, stranger: Cluster, cluster: Cluster) -> None:
     """Both services end before anything of theirs gets there."""
     elsewhere.lead_to(HOST)

@@ -13,6 +13,8 @@ import pytest
 
 from detector.rule import DEAD_LETTER, FRAUD, LEGIT, MAX_DIGITS, decide
 
+pytestmark = pytest.mark.long
+
 REST = b'"source": "alice", "target": "bob", "amount": 10, "currency": "EUR"}'
 ASTRAL = "\N{GRINNING FACE}".encode()  # one of these, and Python takes four bytes for each character of the text
 

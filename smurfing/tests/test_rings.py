@@ -155,6 +155,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_transfer_costs_the_same_however_many_there_are(order: str) -> None:
     """In any order of the times, four times as many transfers to one receiver take four times the instructions."""
@@ -180,6 +181,7 @@ def test_a_transfer_costs_the_same_however_many_there_are(order: str) -> None:
     assert instructions(1600) < 4.4 * instructions(400)
 
 
+@pytest.mark.long
 def test_a_million_candidates_in_400_mb() -> None:
     """Measured with a fiftieth of them, each with a receiver of its own, which takes most."""
     tracemalloc.start()

@@ -162,7 +162,9 @@ def test_rescale(trial: Trial, rounds: int, verdicts: list[Verdict]) -> None:
 
 
 @pytest.mark.from_step(1)
-@pytest.mark.parametrize("how", ["restarted", "killed", "paused"])
+@pytest.mark.parametrize(
+    "how", ["killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("restarted", "paused"))]
+)
 def test_broker(trial: Trial, cluster: Cluster, rounds: int, verdicts: list[Verdict], how: str) -> None:
     """The only broker is restarted in order, killed, or does not answer for longer than the clients wait."""
     trial.start()
@@ -202,6 +204,7 @@ def test_broker_killed_behind_tls_and_scram(line: Line, rounds: int, verdicts: l
             judge(trial, verdicts)
 
 
+@pytest.mark.long
 def test_broker_killed_behind_tokens(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
     """The only broker is killed; it wants a token, and another one after a few seconds."""
     with guarded_cluster(line, token_seconds=20, session_seconds=5) as guarded:
@@ -256,6 +259,7 @@ def test_topic_refuses_the_size(trial: Trial, rounds: int, verdicts: list[Verdic
     judge(trial, verdicts, 2)  # when it starts again before that
 
 
+@pytest.mark.long
 def test_topic_lacks_replicas(line: Line, rounds: int, verdicts: list[Verdict], seed: int) -> None:
     """An output topic has too few replicas in sync: the detector says so, and carries on once there are enough."""
     with Cluster(brokers=3, line=line) as cluster:  # of two, none could be missing: they are controllers, too
@@ -437,7 +441,9 @@ def test_three_brokers_bounced_in_turn(line: Line, verdicts: list[Verdict], seed
 
 
 @pytest.mark.from_step(1)
-@pytest.mark.parametrize("how", ["killed", "restarted", "frozen"])
+@pytest.mark.parametrize(
+    "how", ["killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("restarted", "frozen"))]
+)
 def test_one_broker_of_three(rounds: int, verdicts: list[Verdict], seed: int, how: str) -> None:
     """It is killed, restarted in order, or frozen for less than a transaction may take: nothing is lost or doubled.
 

@@ -33,7 +33,9 @@ def check(pipeline: Pipeline, generator: Service) -> list[int]:
     return sorted(record.timestamp or 0 for record in pipeline.read(pipeline.transactions))
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed", "paused"])
+@pytest.mark.parametrize(
+    "how", ["stopped", *(pytest.param(how, marks=pytest.mark.long) for how in ("killed", "paused"))]
+)
 def test_broker_away(cluster: Cluster, pipeline: Pipeline, rounds: int, how: str) -> None:
     """The generator waits, and goes on at its rate; at most a second's worth is made up for in a burst."""
     broker, seconds = cluster.brokers[0], 60 if rounds > 1 else 5
