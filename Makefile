@@ -3,11 +3,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Would keep our packages, which are in this folder, from Python.
-unexport PYTHONSAFEPATH
-# Ctrl-C ends a target without a word of make's: what it has interrupted has said what there is to say.
+# Would lead Python and pip elsewhere than to our packages; and Compose v2 refuses it beside what .env says of orphans.
+unexport PYTHONSAFEPATH PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONINSPECT PIP_USER PIP_TARGET PIP_PREFIX COMPOSE_REMOVE_ORPHANS
+# Ctrl-C ends a target without a word of make's: what it has interrupted has said what there is to say. With -p, bash leaves
+# BASH_ENV, CDPATH and functions of the user's shell alone.
 SHELL := bash
-.SHELLFLAGS := -c 'trap "exit 0" INT; eval "$$0"'
+.SHELLFLAGS := -p -c 'trap "exit 0" INT; eval "$$0"'
 # Compose v2 where there is one, else v1; `make COMPOSE=docker-compose …` decides otherwise.
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 # Options besides the tutorial's two compositions: make up KRAFT=1 MONITORING=1 …, and likewise for all targets.
@@ -17,7 +18,8 @@ $(foreach name,$(SWITCHES),$(eval override $(name) := $(call switch,$(name))))
 $(if $(GRAFANA),$(eval override MONITORING := 1))
 # Compose's own name for this folder. Where nothing is left of the folder's, ours, with a number for this path.
 FOLDER := $(shell pwd | sed 's|.*/||' | LC_ALL=C tr A-Z a-z | LC_ALL=C tr -cd 'a-z0-9_-' | sed 's/^[_-]*//')
-COMPOSE_PROJECT_NAME ?= $(or $(shell sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env 2>/dev/null),$(FOLDER),fraud-$(shell pwd | cksum | cut -d ' ' -f 1))
+IN_ENV := $(shell sed -nE "s/^(export +)?COMPOSE_PROJECT_NAME=[\"']?([a-z0-9_-]*).*/\2/p" .env 2>/dev/null | tail -n 1)
+override COMPOSE_PROJECT_NAME := $(or $(COMPOSE_PROJECT_NAME),$(IN_ENV),$(FOLDER),fraud-$(shell pwd | cksum | cut -d ' ' -f 1))
 export COMPOSE_PROJECT_NAME
 # docs/clusters.md has the clusters, each with volumes of its own.
 CLUSTER = $(if $(THREE_BROKERS),compose/three-brokers.yml,$(if $(KRAFT),compose/kraft.yml,docker-compose.kafka.yml))
@@ -34,7 +36,10 @@ IS_ELSEWHERE = $(call LABEL,working_dir) && [ -n "$$label" ] && ! [ "$$label" -e
 IS_OTHER = $(call LABEL,config_files) && ! grep -q '$(CLUSTER)' <<<"$$label"
 # The topics and the group that Compose has named to the detector.
 NAMES = docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' $$(docker ps --all $(OURS)=detector | head -n 1) 2>/dev/null | grep -E '^([A-Z_]*_TOPIC|CONSUMER_GROUP)='
-LOOK = env $$($(NAMES)) compose/look.sh "$$(docker ps $(OURS)=broker)"
+# Our brokers that run, and where they answer on this machine.
+RUNNING = for name in broker broker-2 broker-3; do docker ps $(OURS)=$$name; done
+LOOK = env $$($(NAMES)) compose/look.sh "$$($(RUNNING) | head -n 1)"
+ADDRESSES = $$(for id in $$($(RUNNING)); do docker port $$id 29092; done | sed -n 's/^127.0.0.1:/localhost:/p' | paste -sd , - | grep . || echo localhost:29092)
 # The containers of others that have a broker's name on the network: half of all connections would go there.
 STRANGERS = for id in $$(docker ps -q --no-trunc --filter network=kafka-network); do $(KAFKA) ps -q | grep -q $$id || docker inspect -f '{{.Name}} {{range (index .NetworkSettings.Networks "kafka-network").Aliases}}{{.}} {{end}}' $$id | grep -E '[ /](broker|broker-2|broker-3) ' | cut -d ' ' -f 1 | cut -c 2-; done
 # Compose v1 does not read it in .env.
@@ -50,9 +55,10 @@ PORT := $(if $(SECURE),9093,9092)
 export KAFKA_BROKER_URL ?= broker:$(PORT),broker-2:$(PORT),broker-3:$(PORT)
 endif
 
-# Compose mounts it under this name.
+# Compose mounts it under this name. As it stands, with its spaces and dollars.
 ifdef ALERT_URLS_FILE
-override ALERT_URLS_FILE := $(abspath $(ALERT_URLS_FILE))
+QUOTED := '$(subst ','\'',$(value ALERT_URLS_FILE))'
+override ALERT_URLS_FILE := $(shell case $(QUOTED) in (/*) ;; (*) printf '%s/' "$$PWD" ;; esac; printf '%s' $(QUOTED))
 export ALERT_URLS_FILE
 endif
 
@@ -85,8 +91,13 @@ kafka: network $(if $(SECURE),certs) ## Start the cluster, and wait until it ans
 certs: ## Make what SECURE=1 needs, where it is absent: a private CA, the broker's certificate, passwords
 	@compose/certs.sh
 
+.PHONY: settings
+settings:
+	@case $$KAFKA_BROKER_URL in localhost:* | 127.*) echo "KAFKA_BROKER_URL is $$KAFKA_BROKER_URL: in a container that is the container itself. Leave it out: unset KAFKA_BROKER_URL"; exit 1 ;; esac
+	@[ -z "$(if $(ALERTS),$$ALERT_URLS_FILE)" ] || [ -f "$$ALERT_URLS_FILE" ] || { echo "ALERT_URLS_FILE is $$ALERT_URLS_FILE: there is no such file"; exit 1; }
+
 .PHONY: up
-up: kafka ## Start everything: network, cluster, generator and detector
+up: settings kafka ## Start everything: network, cluster, generator and detector
 	@detectors=$$(docker ps --all $(OURS)=detector | wc -l); compose/start.sh "$(SERVICES)" --build --scale detector=$$((detectors > 1 ? detectors : 1))
 	@printf '%s\n' 'It runs. To look at it, and to end it:' \
 	  '  make consume TOPIC=$(or $(FRAUD_TOPIC),streaming.transactions.fraud) N=5' '  make topics' '  make watch$(if $(SECURE), SECURE=1)' \
@@ -123,7 +134,7 @@ scale: engine ## Run several detectors, which share the partitions: make scale N
 .PHONY: attack
 attack: override ALERTS := 1
 attack: engine .venv-watch/bin/ready ## Send a ring of 50 accounts through what `make up ALERTS=1` runs, and show the alert
-	@$(call AS,attack) .venv-watch/bin/python -m demo.attack --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+	@$(call AS,attack) .venv-watch/bin/python -m demo.attack --broker "$(ADDRESSES)"
 	@$(SERVICES) logs --tail 100 alerter | grep ' told ' | tail -1
 
 REDRIVE = $(COMPOSE) --project-directory . -f docker-compose.yml -f compose/redrive.yml $(if $(SECURE),-f compose/secure.yml -f compose/secure.redrive.yml)
@@ -148,11 +159,13 @@ clean: engine ## Remove everything: containers, the records in their volumes, ou
 .venv/bin/demo: embedded/requirements.txt
 .venv-watch/bin/ready: demo/requirements.txt
 .venv-bench/bin/ready: bench/requirements.txt
-# An update of Python can leave an environment without one.
-$(foreach bin,$(wildcard .venv*/bin),$(if $(shell $(bin)/python -c 'print(1)' 2>/dev/null),,$(shell rm -rf $(bin:/bin=))))
+# An update of Python can leave an environment without one, or without its packages: then it is made anew.
+STALE := $(foreach env,.venv .venv-watch .venv-bench,$(if $(wildcard $(env)/bin),$(if $(shell $(env)/bin/python -I -c 'import pip; print(1)' 2>/dev/null),,$(env))))
+.PHONY: stale
+$(foreach env,$(STALE),$(env)/bin/ready $(env)/bin/demo): stale
 .venv/bin/ready .venv/bin/demo .venv-watch/bin/ready .venv-bench/bin/ready:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.13 …"; exit 1; }
-	$(PYTHON) -m venv $(@:/bin/$(@F)=) && $(@D)/pip install --quiet --require-hashes -r $<
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older, or does not start: make PYTHON=python3.13 …"; exit 1; }
+	$(PYTHON) -m venv $(if $(filter $(@:/bin/$(@F)=),$(STALE)),--clear) $(@:/bin/$(@F)=) && $(@D)/pip install --quiet --require-hashes -r $<
 	@touch $@
 
 .PHONY: demo
@@ -163,7 +176,7 @@ demo: $(or $(wildcard $(BIN)/ready),$(BIN)/demo) ## Run the pipeline on an embed
 watch: engine ## The same live view on the running compositions, through localhost:29092
 	@[ "$$(docker ps $(OURS)=detector)" ] || { echo "No detector runs here: 'make up' first."; exit 1; }
 	@$(MAKE) --no-print-directory .venv-watch/bin/ready
-	@$(call AS,dashboard) .venv-watch/bin/python -m demo watch --broker localhost:$(or $(KAFKA_HOST_PORT),29092)
+	@$(call AS,dashboard) .venv-watch/bin/python -m demo watch --broker "$(ADDRESSES)"
 
 .PHONY: screenshot
 screenshot: $(BIN)/ready ## Make the pictures of the live view and of the page again, in six minutes; the latter needs Chromium

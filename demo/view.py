@@ -68,7 +68,7 @@ def line(observer: Observer) -> str:
 def watch(observer: Observer, console: Console, title: str, tick: Callable[[], bool]) -> None:
     """Show the view until tick, called several times a second, returns False."""
     # Ctrl-C inside the client's poll would leave the client unusable, in an endless loop.
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+    with Live(console=console, auto_refresh=False) if console.is_interactive else nullcontext() as live:
         shown = time.monotonic()
         while tick():
             uninterrupted(lambda: observer.poll(0.25))

@@ -72,11 +72,68 @@ def test_a_project_can_be_named(tmp_path: Path) -> None:
     (folder / ".env").write_text("COMPOSE_PROJECT_NAME=second\n")
     assert make(SHOW, "show", folder=folder).startswith("second\n")
     assert make(SHOW, "show", folder=folder, COMPOSE_PROJECT_NAME="third").startswith("third\n")
+    for line in ('COMPOSE_PROJECT_NAME="second"', "export COMPOSE_PROJECT_NAME=second # mine\r"):
+        (folder / ".env").write_text(f"COMPOSE_PROJECT_NAME=first\n{line}\n")
+        assert make(SHOW, "show", folder=folder, COMPOSE_PROJECT_NAME="").startswith("second\n")
 
 
-def test_python_finds_our_packages() -> None:
-    """Also where the shell tells Python to keep out of the folder it runs in."""
-    assert "PYTHONSAFEPATH" not in make(SHOW, "show", PYTHONSAFEPATH="1")
+def test_the_shells_variables_lead_nowhere_else() -> None:
+    """Python finds our packages, pip our environments; and no file or function of the user's shell has a word."""
+    names = ("PYTHONSAFEPATH", "PYTHONPATH", "PYTHONHOME", "PIP_USER", "COMPOSE_REMOVE_ORPHANS")
+    shown = make(SHOW, "show", **dict.fromkeys(names, "/x"), BASH_ENV="/dev/stdin", CDPATH="/")
+    assert not [name for name in names if f"\n{name}=" in shown]
+
+
+@pytest.mark.parametrize("name", ["urls", "my urls", "it's $5", "$(x)"])
+def test_the_file_with_urls_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """With its whole path in the environment of Compose; one that is not there is told before Docker makes a folder."""
+    folder = checkout(tmp_path / "fraud")
+    assert f"\nALERT_URLS_FILE={folder}/{name}\n" in make(SHOW, "show", folder=folder, ALERT_URLS_FILE=name)
+    assert f"\nALERT_URLS_FILE=/a/{name}\n" in make(SHOW, "show", folder=folder, ALERT_URLS_FILE=f"/a/{name}")
+
+
+def test_make_up_refuses_what_no_container_can_use(tmp_path: Path) -> None:
+    """Before anything starts: a broker that would be the container itself, a file that is not there."""
+    said = make("up", folder=checkout(tmp_path / "a"), code=2, KAFKA_BROKER_URL="localhost:29092")
+    assert "KAFKA_BROKER_URL is localhost:29092: in a container that is the container itself" in said
+    said = make("up", "ALERTS=1", folder=checkout(tmp_path / "b"), code=2, ALERT_URLS_FILE="gone")
+    assert f"ALERT_URLS_FILE is {tmp_path}/b/gone: there is no such file" in said
+
+
+def certs(folder: Path, code: int = 0, **environ: str) -> str:
+    """Run a copy of compose/certs.sh in a folder, see that it ends with this code, and return what it printed."""
+    (folder / "compose").mkdir(exist_ok=True)
+    (folder / "compose/users.sh").touch()
+    shutil.copy(ROOT / "compose/certs.sh", folder / "compose")
+    ended = subprocess.run(
+        ["compose/certs.sh"], cwd=folder, env=os.environ | environ, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout
+
+
+def test_certificates_are_for_nobody_else(tmp_path: Path) -> None:
+    """Whatever was there before, and wherever the shell looks for folders; a second run changes nothing."""
+    secrets = tmp_path / "compose/secrets"
+    (tmp_path / "elsewhere/compose/secrets").mkdir(parents=True)
+    secrets.mkdir(parents=True)
+    secrets.chmod(0o755)
+    assert "Made a certificate" in certs(tmp_path, CDPATH=f"{tmp_path}/elsewhere")
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    assert not [*(tmp_path / "elsewhere/compose/secrets").iterdir()]
+    before = {path.name: path.read_bytes() for path in secrets.iterdir()}
+    assert certs(tmp_path) == ""
+    assert {path.name: path.read_bytes() for path in secrets.iterdir()} == before
+
+
+def test_certificates_that_cannot_be_made(tmp_path: Path) -> None:
+    """It says what openssl says, such as that the CA's key is kept elsewhere, and leaves nothing half made."""
+    certs(tmp_path)
+    (tmp_path / "compose/secrets/ca.key").unlink()
+    (tmp_path / "compose/secrets/broker.pem").unlink()
+    assert "openssl x509 fails in " in (said := certs(tmp_path, code=1))
+    assert "ca.key" in said
+    assert not [path.name for path in (tmp_path / "compose/secrets").iterdir() if path.name.startswith("broker")]
 
 
 def test_an_environment_without_python_is_made_anew(tmp_path: Path) -> None:
@@ -86,9 +143,14 @@ def test_an_environment_without_python_is_made_anew(tmp_path: Path) -> None:
         (folder / name / "bin").mkdir(parents=True)
         (folder / name / "bin" / "ready").touch()
         (folder / name / "bin" / "python").symlink_to(python)
-    make("help", folder=folder)
-    assert not (folder / ".venv").exists()
-    assert (folder / ".venv-watch" / "bin" / "ready").exists()
+    for name in ("requirements-dev.txt", "demo/requirements.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+        os.utime(folder / name, (0, 0))
+    for environ in ({}, {"PYTHONHOME": "/nonexistent"}):
+        assert "-m venv --clear .venv &&" in make("-n", ".venv/bin/ready", folder=folder, **environ)
+        assert "is up to date" in make("-n", ".venv-watch/bin/ready", folder=folder, **environ)
+    assert (folder / ".venv" / "bin" / "ready").exists()  # to look at what would be done changes nothing
 
 
 INTERRUPTED = """
