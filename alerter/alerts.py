@@ -1,6 +1,7 @@
 """What people are told about a record: plain text of bounded length, whatever the record holds."""
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from decimal import Decimal
@@ -9,6 +10,9 @@ from typing import NamedTuple
 from kafka import TopicPartition
 
 from exactly_once import Record
+
+EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+"""What a chat may take for Markdown: a `_` that is not between two letters or digits."""
 
 LISTED = 8
 """How many alerts a summary names: a message stays below 2,000 characters, the most that Discord accepts."""
@@ -43,7 +47,7 @@ def alert_of(source: TopicPartition, record: Record) -> Alert:
     else:
         rule, lasted = visible(found["rule"], 20).capitalize(), duration(found["last"] - found["first"])
         text = f"{rule}: {number(found['sources'])} accounts sent {amount} to {visible(found['target'])} in {lasted}"
-    place = f"{source.topic}[{source.partition}] offset {record.offset}"
+    place = f"{source.topic[:50]}[{source.partition}] offset {record.offset}"
     return Alert(visible(found["id"], 64), text, place, time.monotonic())
 
 
@@ -60,6 +64,7 @@ def message(alerts: Sequence[Alert]) -> tuple[str, str]:
 def visible(value: str, most: int = 40) -> str:
     """Return a value from a record as text that no receiver takes for markup, a link, a header or a command."""
     shown = "".join(char if char.isalnum() or char in " -_" else "\N{REPLACEMENT CHARACTER}" for char in value[:most])
+    shown = EMPHASIS.sub("\N{REPLACEMENT CHARACTER}", shown)
     return shown + "…" * (len(value) > most)
 
 

@@ -53,7 +53,7 @@ class Settings:
             environment.topic("ALERTS_TOPIC", "streaming.alerts"),
             environment.name("CONSUMER_GROUP", "alerter"),
             tuple(re.split(r"\s+|,(?=\w+://)", urls)) if (urls := environment.secret("ALERT_URLS")) else (),
-            int(environment.text("ALERTS_PER_MINUTE", "0*[1-9][0-9]{0,5}", "a whole number above 0", "10")),
+            int(environment.text("ALERTS_PER_MINUTE", "[1-9][0-9]{0,3}", "a whole number from 1 to 9999", "10")),
             environment.heartbeat_file(),
             environment.metrics_port(),
         )

@@ -9,11 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 from itertools import islice
+from smtplib import SMTP
 from typing import Any
 
 import requests
 from apprise import Apprise, NotifyFormat
 from kafka import TopicPartition
+from requests.adapters import HTTPAdapter
 
 from alerter.alerts import Alert, message
 from service.log import log
@@ -65,8 +67,9 @@ class Receiver:
             self.told_at.append(time.monotonic())
             self.told += len(self.telling)
             self.pause = 0
-            for place in self.telling:
-                self.waiting.pop(place, None)
+            for place, alert in self.telling.items():  # another may be there by now, if the topic is another
+                if (found := self.waiting.get(place)) and (found.id, found.text) == (alert.id, alert.text):
+                    del self.waiting[place]
         else:
             self.refused += 1
             self.pause = max(asked, min(LONGEST_PAUSE_SECONDS, 2 * self.pause or 1))
@@ -96,6 +99,8 @@ def receivers_of(urls: Sequence[str], alerts_per_minute: int) -> list[Receiver]:
     if not urls:
         return [Receiver("this log (no ALERT_URLS)", lambda subject, body: None, alerts_per_minute)]
     requests.Session.send = _send  # type: ignore[assignment, method-assign]
+    HTTPAdapter.send = _adapt  # type: ignore[assignment, method-assign]
+    SMTP.getreply = _reply  # type: ignore[assignment, method-assign]
     found = []
     for number, url in enumerate(urls, 1):
         service = Apprise.instantiate(url)
@@ -114,18 +119,43 @@ def receivers_of(urls: Sequence[str], alerts_per_minute: int) -> list[Receiver]:
     return found
 
 
-ASKED, SEND = threading.local(), requests.Session.send
+ASKED, SEND, ADAPT, REPLY = threading.local(), requests.Session.send, HTTPAdapter.send, SMTP.getreply
 
 
 def _send(session: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
     # All that apprise sends by HTTP goes through here. A redirect is not followed: it would take the alert to whom
-    # nobody has named, or turn it into a GET without it. Of an answer so much is read, and no more.
+    # nobody has named, or turn it into a GET without it.
     response = SEND(session, request, **{**options, "allow_redirects": False, "stream": True})
-    with closing(response.raw) as raw:
-        response.raw = io.BytesIO(raw.read(ANSWER_BYTES, decode_content=True))
     if response.status_code in (429, 503):
         ASKED.seconds = asked_pause(response.headers.get("Retry-After", ""))
     return response
+
+
+def _adapt(adapter: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+    # Of any answer so much is read, and no more, before the session looks at it: it would read a redirect's to the end.
+    response = ADAPT(adapter, request, **options)
+    with closing(response.raw) as raw:
+        response.raw = io.BytesIO(raw.read(ANSWER_BYTES, decode_content=True))
+    return response
+
+
+class _Replies:
+    # What a mail server says in a connection: so much, and no more.
+    def __init__(self, file: Any) -> None:
+        self.file, self.close, self.left = file, file.close, ANSWER_BYTES
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self.file.readline(size)
+        self.left -= len(line)
+        if self.left < 0:
+            raise OSError("the mail server says too much")
+        return line
+
+
+def _reply(server: SMTP) -> tuple[int, bytes]:
+    if server.file is None and server.sock:
+        server.file = _Replies(server.sock.makefile("rb"))
+    return REPLY(server)
 
 
 def asked_pause(retry_after: str) -> float:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -92,7 +93,10 @@ def about(pipeline: Pipeline, topic: str, target: str) -> list[Record]:
         consumer.assign(partitions_of(consumer, topic))
         consumer.seek_to_beginning()
         ends = consumer.end_offsets(list(consumer.assignment()))
+        until = time.monotonic() + SECONDS
         while any(consumer.position(partition) < end for partition, end in ends.items()):
+            if time.monotonic() > until:
+                raise TimeoutError(f"Kafka does not hand out {topic} within {SECONDS} s")
             for source, record in records_of(consumer.poll(500)):
                 if bytes(record.content[: len(start)]) == start:
                     value = bytes(record.value or b"")

@@ -14,7 +14,7 @@ from demo.observer import Observer
 from demo.page import Page
 from demo.web import PORT, PageError, serving
 from embedded.pipeline import Pipeline
-from service import settings
+from service import access
 from service.log import log, set_up_logging
 from service.settings import ConfigurationError, Environment
 
@@ -47,7 +47,7 @@ def main() -> int:
     try:
         environment = Environment(os.environ)
         pipeline = Pipeline.from_env(environment)
-        port = int(environment.text("WEB_PORT", settings.PORT, "a port from 1 to 65535", str(PORT)))
+        port = int(environment.text("WEB_PORT", access.PORT, "a port from 1 to 65535", str(PORT)))
     except ConfigurationError as error:
         log.error("%s", error)
         return 2

@@ -77,17 +77,13 @@ class Page:
     async def events(self) -> AsyncIterator[str]:
         """Yield the figures, and the rows that are new since the last time, as server-sent events without end."""
         sent = 0
-        self.streams += 1
-        try:
-            while True:
-                # Nothing is kept for a client: one that is slow misses what was in between.
-                count = self.row_count
-                new = list(self.rows)[max(0, len(self.rows) - (count - sent)) :] if count > sent else []
-                yield f"data: {json.dumps({**self.figures, 'is_first': not sent, 'rows': new})}\n\n"
-                sent = count
-                await asyncio.sleep(INTERVAL_SECONDS)
-        finally:
-            self.streams -= 1
+        while True:
+            # Nothing is kept for a client: one that is slow misses what was in between.
+            count = self.row_count
+            new = list(self.rows)[max(0, len(self.rows) - (count - sent)) :] if count > sent else []
+            yield f"data: {json.dumps({**self.figures, 'is_first': not sent, 'rows': new})}\n\n"
+            sent = count
+            await asyncio.sleep(INTERVAL_SECONDS)
 
 
 def problems(observer: Observer) -> Iterator[dict[str, Any]]:

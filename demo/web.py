@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from demo.page import Page
@@ -59,6 +60,23 @@ class OneRequest(H11Protocol):
             self.transport.close()
 
 
+class Events(StreamingResponse):
+    """A stream of events, counted from the moment at which it is granted."""
+
+    def __init__(self, page: Page) -> None:
+        headers = {"Cache-Control": "no-store"}
+        super().__init__(page.events(), media_type="text/event-stream", headers=headers)
+        self.page = page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until the browser goes."""
+        self.page.streams += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.page.streams -= 1
+
+
 class PageError(Exception):
     """The page cannot be served; the message says why."""
 
@@ -69,7 +87,7 @@ def application(page: Page) -> Starlette:
     async def events(_: Request) -> Response:
         if page.streams >= STREAMS:
             return PlainTextResponse("too many pages are open: close one\n", 503)
-        return StreamingResponse(page.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return Events(page)
 
     async def health(_: Request) -> Response:
         age = time.time() - (page.rows[-1][0] or 0)
@@ -95,8 +113,8 @@ def serving(page: Page, host: str, port: int) -> Iterator[None]:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
         try:
             listener.bind((host, port))
-        except OSError as error:
-            why = f"{error.strerror}: give it a free port in WEB_PORT"
+        except (OSError, OverflowError) as error:
+            why = f"{getattr(error, 'strerror', error)}: give it a free port in WEB_PORT"
             raise PageError(f"the page cannot be served at {host}:{port}: {why}") from None
         listener.listen()
         config = uvicorn.Config(

@@ -151,6 +151,9 @@ def shortcoming(source: str, source_configs: Configs, output: Output, configs: C
         ahead = 0 if has_own_time or output.is_origin else int(source_configs.get(AFTER, UNLIMITED))
         least = {**dict.fromkeys(ANY_AGE, UNLIMITED), AFTER: ahead}
         wrong |= {name: value for name, value in least.items() if int(configs.get(name, UNLIMITED)) < value}
+    kind = "message.timestamp.type"
+    if output.configs.get(kind, configs[kind]) != configs[kind]:
+        wrong[kind] = output.configs[kind]
     if "compact" in configs["cleanup.policy"]:  # it would take no record without a key, and one for each key
         wrong["cleanup.policy"] = "delete"
     for name in ("retention.ms", "retention.bytes"):  # -1 is no limit

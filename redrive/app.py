@@ -86,7 +86,8 @@ def print_what_would_go(job: Redrive, group: str) -> None:
             until = time.monotonic() + ANSWER_SECONDS
             if record.offset < ends.get(source, 0):
                 kind, stays, _, _ = job.letters.judge(source, record)
-                found[(kind, stays) if len(found) < MOST_KINDS else ("others", stays)] += 1
+                is_kept = (kind, stays) in found or len(found) < MOST_KINDS
+                found[(kind, stays) if is_kept else ("others", stays.partition(":")[0])] += 1
         if time.monotonic() > until:
             raise KafkaTimeoutError(f"{topic} does not answer")
     for (kind, stays), count in sorted(found.items()):

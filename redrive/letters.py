@@ -74,6 +74,8 @@ class Letters:
 
         Whatever it holds: only its kind is the sender's. Raises KafkaError.
         """
+        if record.problem:  # with its headers it is larger than what is read
+            return "", record.problem, 0, b""
         headers = headers_of(record)
         added = [(name, value or b"") for name, value in headers[-len(ERRORS) :]]
         if [name for name, _ in added] != ERRORS:

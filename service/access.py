@@ -8,11 +8,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from service import msk
-from service.endpoint import LONGEST_SECONDS, OAUTH, URL, Endpoint
+from service.endpoint import LONGEST_SECONDS, MOST_BYTES, OAUTH, URL, Endpoint
 from service.tokens import FILE_SECONDS, Tokens, read_token
 
 TEXT, FILE = r"[^\0\ud800-\udfff]+", "(?!-----).+"  # TEXT is what UTF-8 can encode; a FILE's path is no certificate
-ENDPOINT = r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[!-~]*)?|file:///[!-~]+"
+PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
+HOST = r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\]"
+ENDPOINT = rf"https?://({HOST})(:{PORT})?(/[!-~]*)?|file://(?!.*%00)/[!-~]+"
 SCOPE, EXTENSIONS = (
     r"[!-~]+( [!-~]+)*",
     r"(?!auth=)[A-Za-z]+=[!-+\--~]+(,(?!auth=)[A-Za-z]+=[!-+\--~]+)*",
@@ -158,14 +160,15 @@ def read_secret(environ: Mapping[str, str], name: str) -> str:
         raise ConfigurationError(f"{name} and {name}_FILE are both set: leave one of them out")
     if path:
         try:
-            value = Path(path).read_text("utf-8", "surrogateescape").rstrip("\r\n")
+            with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
+                value = file.read(MOST_BYTES + 1).rstrip("\r\n")
         except OSError as error:
             # Not the path: it may be the secret itself, by mistake.
             what = f"{name}_FILE, a path of {len(path)} characters, cannot be read ({error.strerror})"
             raise ConfigurationError(f"{what}: give it a file that this service's user may read") from None
-    if (value or path) and not re.fullmatch(TEXT, value):
+    if (value or path) and not (re.fullmatch(TEXT, value) and len(value) <= MOST_BYTES):
         which = f"the file of {name}_FILE" if path else name
-        raise ConfigurationError(f"{which} is empty or not UTF-8: give it a text")
+        raise ConfigurationError(f"{which} is empty, not UTF-8, or has more than {MOST_BYTES:,} characters")
     return value
 
 
@@ -179,6 +182,7 @@ def _check_needed(given: Mapping[str, str], *names: str) -> None:
 def _check_files(given: Mapping[str, str]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in filter(given.get, ("KAFKA_SSL_CAFILE", *PAIR)):
+        shown = repr(given[name]) if "KEY" not in name else f"a path of {len(given[name])} characters"  # or the key
         expected = "a certificate"
         try:
             if name == "KAFKA_SSL_KEYFILE":
@@ -187,7 +191,7 @@ def _check_files(given: Mapping[str, str]) -> None:
             else:
                 context.load_verify_locations(given[name])
         except ssl.SSLError:
-            raise ConfigurationError(f"{name} is {given[name]!r}, which is not, in PEM format, {expected}") from None
+            raise ConfigurationError(f"{name} is {shown}, which is not, in PEM format, {expected}") from None
         except OSError as error:
             remedy = "give it a file that can be read"
-            raise ConfigurationError(f"{name} is {given[name]!r} ({error.strerror}): {remedy}") from None
+            raise ConfigurationError(f"{name} is {shown} ({error.strerror}): {remedy}") from None

@@ -9,6 +9,7 @@ import time
 from base64 import b64encode, urlsafe_b64decode
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from math import isfinite
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -87,9 +88,8 @@ class Endpoint:
                 context.load_verify_locations(self.cafile)
             connection = HTTPSConnection(host, url.port, timeout=FETCH_SECONDS, context=context)
         form = {"grant_type": "client_credentials"} | ({"scope": self.scope} if self.scope else {})
-        user = b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()  # as Java's client: not escaped
         headers = {
-            "Authorization": f"Basic {user}",
+            "Authorization": f"Basic {self._user}",
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         }
@@ -101,8 +101,13 @@ class Endpoint:
         finally:
             connection.close()
 
+    @property
+    def _user(self) -> str:
+        return b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()  # as Java's client: not escaped
+
     def _refusal(self, status: int, answer: dict[str, Any]) -> TokenError:
-        said = " ".join(str(answer[name]) for name in ("error", "error_description") if answer.get(name))
+        parts = [answer.get(name) for name in ("error", "error_description")]
+        said = " ".join(part for part in parts if isinstance(part, str) and part)
         wrong = f"{OAUTH}CLIENT_ID or {OAUTH}CLIENT_SECRET wrong" if said else "it that of a token endpoint"
         if "scope" in str(answer.get("error")):
             wrong = f"{OAUTH}SCOPE wrong"
@@ -110,7 +115,7 @@ class Endpoint:
         return TokenError(line, is_away=status >= 500 or status in (408, 429))
 
     def _printable(self, text: str) -> str:
-        for secret in (self.client_secret, self.client_id):
+        for secret in (self._user, self.client_secret, self.client_id):
             text = text.replace(secret, "***")
         return ascii(text[:200])[1:-1]
 
@@ -119,7 +124,8 @@ def end_of(token: str) -> float:
     """Return when a token ends, as time.monotonic() counts; infinity if it is no JWT, or does not say so."""
     try:
         claims = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))
-        return float(time.monotonic() + float(claims["exp"]) - time.time())
+        end = time.monotonic() + float(claims["exp"]) - time.time()
+        return end if isfinite(end) else float("inf")
     except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
         return float("inf")
 

@@ -10,6 +10,9 @@ from service.json_log import write_objects
 REPORT_SECONDS = 5
 """The time between two lines of counters, and between two heartbeats."""
 
+MOST_CHARACTERS = 10_000
+"""Of a line: a broker, or the environment, may have more to say."""
+
 QUOTA_SECONDS = 300
 """How long no answer has been held back by a quota when the next one that is makes a line again."""
 THROTTLED = "%s: %s throttled by broker (%d ms)"
@@ -17,6 +20,15 @@ THROTTLED = "%s: %s throttled by broker (%d ms)"
 QUOTAS = {"ProduceResponse": "producer_byte_rate", "FetchResponse": "consumer_byte_rate"}
 
 log = logging.getLogger("service")
+
+
+class Lines(logging.Formatter):
+    """Formats each message as one line: what a terminal would obey, or take for another line, is spelled out."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line, of bounded length."""
+        text = super().formatMessage(record)[:MOST_CHARACTERS]
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class OnceInAWhile(logging.Filter):
@@ -56,7 +68,8 @@ class Throttled(logging.Filter):
 
 def set_up_logging(service: str) -> None:
     """Log our lines and, of the client's, only what a quota holds back, and why Kafka rejects a batch."""
-    logging.basicConfig(level=logging.CRITICAL, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.CRITICAL)
+    logging.root.handlers[0].setFormatter(Lines("%(asctime)s %(levelname)s %(message)s"))
     logging.captureWarnings(True)
     log.setLevel(logging.INFO)  # not the client's, which has a dozen lines for each attempt to connect
     choose_format(service)

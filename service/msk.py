@@ -37,8 +37,11 @@ def prepare() -> str:
         from botocore.session import Session
     except ImportError:
         return "botocore is not installed: pip install --require-hashes -r service/requirements-msk.txt"
-    session = Session()
-    Mechanism.region, Mechanism.credentials = session.get_config_variable("region"), session.get_credentials()
+    try:
+        session = Session()
+        Mechanism.region, Mechanism.credentials = session.get_config_variable("region"), session.get_credentials()
+    except Exception as error:  # botocore's errors have no class in common, and may quote a file
+        return f"botocore finds no credentials ({type(error).__name__}): check the variables of AWS_..., and ~/.aws"
     if not Mechanism.region:
         return "there is no region: give it AWS_DEFAULT_REGION"
     if not Mechanism.credentials:

@@ -159,7 +159,7 @@ class Probe:
             remedy = "has to be one without SASL"
             raise Refused(f"does not ask for a user: KAFKA_SECURITY_PROTOCOL is {protocol}, and {remedy}")
         if answer.error_code == UnsupportedSaslMechanismError.errno:
-            enabled = " or ".join(answer.mechanisms)
+            enabled = access.printable(" or ".join(answer.mechanisms))
             raise Refused(f"does not take the KAFKA_SASL_MECHANISM {name}: give it {enabled}")
         mechanism = get_sasl_mechanism(name)(host=self.place.host, **access)
         try:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.access import Access, access_from_env, read_secret
+from service.access import PORT, Access, access_from_env, read_secret
 from service.access import ConfigurationError as ConfigurationError
 from service.identity import Identity
 from service.upstream import IDENTITY
 
 TOPIC = r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}"
-PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # 1 to 65535
 ADDRESS = rf"([^\s,:/@\[\]]+|\[[0-9A-Fa-f:.]+\]):{PORT}"
 LOOPBACK = re.compile(r"(localhost|127(\.[0-9]+){3}|\[::1\]):[0-9]+")
 BROKERS, LIKE_BROKERS = "KAFKA_BROKER_URL", "(KAFKA_)?(BOOTSTRAP_SERVERS?|BROKERS?(_LIST|_URLS)?)"

@@ -70,7 +70,7 @@ class Tokens(AbstractTokenProvider):
                 if self.current and begin - warned_at >= WARNING_SECONDS:
                     warned_at, left = begin, self.current.ends_at - time.monotonic()
                     log.warning("OAUTHBEARER: no new token, the last one ends in %.0f s: %s", left, self._problem)
-            time.sleep(max(pause, RETRY_SECONDS))
+            time.sleep(max(RETRY_SECONDS, pause))
 
 
 def read_token(path: str) -> Token:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from email import message_from_bytes
 from email.policy import default
 from email.utils import formatdate
@@ -22,6 +22,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 import raw
 from alerter import receivers
+from alerter.alerts import visible
 from embedded import Cluster
 from embedded import records as kafka_records
 from embedded.cluster import free_ports
@@ -464,6 +465,38 @@ def test_an_answer_of_any_size(alerts: Alerts, web: Web) -> None:
 
 
 @pytest.mark.long
+def test_a_redirect_of_any_size(alerts: Alerts, web: Web) -> None:
+    """What leads elsewhere is read no further than what does not."""
+    web.status, web.headers, web.body_bytes = 302, {"Location": "/"}, 2 * 1024**3
+    alerter = alerts.start(web.url)
+    alerts.write(alert(1))
+    alerter.wait_for("receiver 1 (json): not confirmed, next attempt in 2 s; waiting=1")
+    assert memory_peak_mb(alerter) < 200
+
+
+@pytest.mark.long
+def test_a_mail_server_that_talks_without_end(alerts: Alerts) -> None:
+    """So much of its reply is read, and the alert is not confirmed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        alerter = alerts.start(f"mailto://127.0.0.1:{server.getsockname()[1]}?from=a@example.org&to=b@example.org")
+        alerts.write(alert(1))
+        connection, _ = server.accept()
+        with connection, suppress(OSError):  # until it hangs up
+            while True:
+                connection.sendall(b"220-%b\r\n" % (b"x" * 1000))
+        alerter.wait_for("receiver 1 (mailto): not confirmed, next attempt in 1 s; waiting=1")
+        assert memory_peak_mb(alerter) < 200
+
+
+def test_no_name_is_markup() -> None:
+    """A `_` stands within a name, and nowhere a chat would take it for emphasis."""
+    assert visible("launderer_4f_a1") == "launderer_4f_a1"
+    for name in ("__evil__", "_mule_", "a __b__ c", "é_", "_", "a_ _b", "x__y"):
+        assert not re.search(r"(?<![^\W_])_|_(?![^\W_])", visible(name))
+        assert len(visible(name)) == len(name)
+
+
+@pytest.mark.long
 def test_what_retention_took_is_told(alerts: Alerts, web: Web) -> None:
     """Alerts that Kafka has deleted before they were read are an error in the log, with their range."""
     alerts.write(alert(1))
@@ -599,7 +632,7 @@ def test_addresses_in_a_file(alerts: Alerts, web: Web, tmp_path: Path) -> None:
         ("ALERTS_TOPIC", "", "not set"),
         ("ALERTS_TOPIC", "an alert", "name of a topic"),
         ("METRICS_PORT", "http", "a port from 1 to 65535"),
-        ("ALERTS_PER_MINUTE", "0", "whole number above 0"),
+        ("ALERTS_PER_MINUTE", "0", "whole number from 1 to 9999"),
         ("CONSUMER_GROUP", "an alerter", "without spaces"),
         ("HEARTBEAT_FILE", "/no/such/folder/heartbeat", "a folder that exists"),
         ("ALERT_URLS_FILE", f"json://user:{SECRET}@localhost", "a file that this service's user may read"),
@@ -608,6 +641,8 @@ def test_addresses_in_a_file(alerts: Alerts, web: Web, tmp_path: Path) -> None:
         ("KAFKA_SSL_PASSWORD_FILE", SECRET, "a path of 7 characters, cannot be read (No such file or directory)"),
         ("KAFKA_SSL_KEYFILE", f"-----BEGIN PRIVATE KEY-----\n{SECRET}", "no path, but a text of 35 characters"),
         ("KAFKA_SSL_KEYFILE", f"-----BEGIN PRIVATE KEY-----{SECRET}", "no path, but a text of 34 characters"),
+        ("ALERTS_PER_MINUTE", "0" * 5000 + "1", "whole number from 1 to 9999"),
+        ("ALERT_URLS_FILE", "/dev/zero", "more than 65,536 characters"),
         ("ALERT_URLS", f"json://localhost/{SECRET} nosuch://{SECRET}", "address 2 of 2"),
         ("ALERT_URLS", f"{SECRET}, json://localhost", "address 1 of 2"),
         ("ALERT_URLS", f"json://[{SECRET}", "address 1 of 1"),

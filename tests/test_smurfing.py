@@ -200,6 +200,14 @@ def test_a_candidates_topic_that_keeps_too_little(smurfing: Smurfing, name: str,
     ) in detector.log
 
 
+def test_a_candidates_topic_that_has_its_own_time(smurfing: Smurfing) -> None:
+    """By the time at which candidates come, a backlog would be one window: bad configuration, too."""
+    smurfing.pipeline.create(smurfing.candidates, message_timestamp_type="LogAppendTime")
+    with smurfing.start() as detector:
+        assert detector.wait() == 2
+    assert f"--topic {smurfing.candidates} --add-config message.timestamp.type=CreateTime" in detector.log
+
+
 @pytest.mark.long
 def test_a_replay_that_begins_too_late(smurfing: Smurfing) -> None:
     """When candidates of an open window have been deleted, one line says that a ring may be missed."""

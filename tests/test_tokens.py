@@ -1,7 +1,9 @@
 """OAUTHBEARER: what an endpoint may answer, what of it is told, and that tokens are renewed while the services work."""
 
+import json
 import re
 import time
+from base64 import b64encode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +26,12 @@ from service.tokens import Tokens, read_token
 
 pytestmark = pytest.mark.long
 
+USER = f"{CLIENT_ID}:{CLIENT_SECRET}".encode()
+
+ECHO = json.dumps(
+    {"error": {"x": CLIENT_SECRET}, "error_description": f"bad header: Basic {b64encode(USER).decode()}"}
+).encode()
+NEVER_ENDS = "x." + urlsafe_b64encode(b'{"exp": NaN}').decode().rstrip("=")
 LIFE_SECONDS, SESSION_SECONDS, STALL_SECONDS = 20, 15, 25
 
 # --- without a broker ---
@@ -49,6 +57,7 @@ def test_an_endpoint_gives_a_token(provider: IdentityProvider) -> None:
         ('{"access_token": "opaque", "expires_in": "60"}', 50, 60),
         ('{"access_token": "opaque", "expires_in": 99999999999999}', 80000, 86400),
         ('{"access_token": "opaque"}', 80000, 86400),
+        (json.dumps({"access_token": NEVER_ENDS}), 80000, 86400),
     ):
         provider.answer = 200, answer.encode()
         assert least < asking.fetch().ends_at - time.monotonic() <= most
@@ -59,6 +68,7 @@ def test_an_endpoint_gives_a_token(provider: IdentityProvider) -> None:
     [
         (400, b'{"error": "invalid_scope"}', "says 400 invalid_scope: is KAFKA_SASL_OAUTHBEARER_SCOPE wrong?", False),
         (401, b'{"error": "invalid_client", "error_description": "correct horse+/="}', "CLIENT_SECRET wrong?", False),
+        (401, ECHO, "says 401 bad header: Basic ***: is", False),
         (302, b"", "says 302: is it that of a token endpoint?", False),
         (404, b"<html>", "says 404: is it that of a token endpoint?", False),
         (500, b'{"error": {"x": ["\\ud800"]}}', "says 500", True),

@@ -157,22 +157,25 @@ ENCRYPTED = CLIENT | {"KAFKA_SSL_KEYFILE": "{}/encrypted.key"}
             CLIENT | {"KAFKA_SSL_CERTFILE": "{}/empty"},
             "KAFKA_SSL_CERTFILE is '{}/empty', which is not, in PEM format, a cert",
         ),
-        (CLIENT | {"KAFKA_SSL_KEYFILE": "{}/absent"}, "KAFKA_SSL_KEYFILE is '{}/absent' (No such file or directory)"),
+        (CLIENT | {"KAFKA_SSL_KEYFILE": "{}/absent"}, "KAFKA_SSL_KEYFILE is a path of "),
         (
             CLIENT | {"KAFKA_SSL_KEYFILE": "{}/another.key"},
-            "KAFKA_SSL_KEYFILE is '{}/another.key', which is not, in PEM",
+            "characters, which is not, in PEM",
         ),
         (ENCRYPTED, "or KAFKA_SSL_PASSWORD is not its password"),
         (ENCRYPTED | {"KAFKA_SSL_PASSWORD": "hunter3"}, "or KAFKA_SSL_PASSWORD is not its password"),
         (SSL | {"KAFKA_SSL_CHECK_HOSTNAME": "no"}, "KAFKA_SSL_CHECK_HOSTNAME is 'no': give it true or false"),
         (SASL | {"KAFKA_SASL_PLAIN_PASSWORD_FILE": "{}/password"}, "KAFKA_SASL_PLAIN_PASSWORD_FILE are both set"),
-        (SASL | {"KAFKA_SASL_PLAIN_PASSWORD": "hunter2\udcff"}, "KAFKA_SASL_PLAIN_PASSWORD is empty or not UTF-8"),
+        (
+            SASL | {"KAFKA_SASL_PLAIN_PASSWORD": "hunter2\udcff"},
+            "KAFKA_SASL_PLAIN_PASSWORD is empty, not UTF-8, or has more",
+        ),
         *[
             (SASL | {"KAFKA_SASL_PLAIN_PASSWORD": "", "KAFKA_SASL_PLAIN_PASSWORD_FILE": f"{{}}/{name}"}, words)
             for name, words in (
                 ("hunter2", "characters, cannot be read (No such file or directory): give it a file"),
-                ("empty", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty or not UTF-8"),
-                ("no-text", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty or not UTF-8"),
+                ("empty", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty, not UTF-8, or has more"),
+                ("no-text", "the file of KAFKA_SASL_PLAIN_PASSWORD_FILE is empty, not UTF-8, or has more"),
             )
         ],
         *[(OAUTH | {f"{TOKENS}{name}": ""}, f"{TOKENS}{name} is not set: https needs it") for name in CREDENTIALS],
@@ -202,6 +205,11 @@ ENCRYPTED = CLIENT | {"KAFKA_SSL_KEYFILE": "{}/encrypted.key"}
         ],
         (OAUTH | {URL: "http://issuer.test", "KAFKA_SSL_CAFILE": "{}/ca.pem"}, "KAFKA_SECURITY_PROTOCOL is SASL_PLAIN"),
         (SSL | {"KAFKA_SSL_CAFILE": "-----BEGIN CERTIFICATE-----"}, "KAFKA_SSL_CAFILE is no path, but a text of 27"),
+        (
+            CLIENT | {"KAFKA_SSL_KEYFILE": "'-----BEGIN PRIVATE KEY-----\\nhunter2'"},
+            "KAFKA_SSL_KEYFILE is a path of 38 ch",
+        ),
+        (CLIENT | {"KAFKA_SSL_KEYFILE": "hunter2"}, "KAFKA_SSL_KEYFILE is a path of 7 characters (No such file"),
         (CLIENT | {"KAFKA_SSL_KEYFILE": "hunter2\nhunter2"}, "KAFKA_SSL_KEYFILE is no path, but a text of 15"),
     ],
 )

@@ -9,8 +9,20 @@ import sys
 import pytest
 
 from service.json_log import Objects
+from service.log import Lines
 
 FORGED = 'x level=CRITICAL rate=9\n{"time": 0}\r\x1b[2J \ud800 "'
+
+
+def test_text_breaks_no_line_either() -> None:
+    """What a terminal would obey is spelled out, and a line has an end."""
+    line = Lines("%(levelname)s %(message)s")
+    record = logging.LogRecord(
+        "service", logging.ERROR, "", 0, "Kafka says %s", ("é\n\x1b[2J\x9b\u202e" + "x" * 99_999,), None
+    )
+    assert line.format(record).startswith("ERROR Kafka says é\\n\\x1b[2J\\x9b\\u202exxx")
+    assert line.format(record).isprintable()
+    assert len(line.format(record)) < 10_100
 
 
 def members(message: str, *values: object) -> dict[str, object]:

@@ -62,6 +62,18 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch, missing: list[str], wo
         access_from_env(MSK)
 
 
+def test_credentials_that_botocore_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that is not there, half of a pair: bad configuration, and no traceback."""
+    pytest.importorskip("botocore")
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    with pytest.raises(ConfigurationError, match=r"no credentials \(ProfileNotFound\): check"):
+        access_from_env(MSK)
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(ConfigurationError, match=r"no credentials \(PartialCredentialsError\): check"):
+        access_from_env(MSK)
+
+
 def test_without_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says how to install it."""
     monkeypatch.setitem(sys.modules, "botocore.session", None)
