@@ -124,14 +124,16 @@ class Branching(Job):
 
     def _sort(self, record: Record, source: TopicPartition, out: Out, found: Mapping[str, Columns]) -> None:
         decision = self._dead(record.problem) if record.problem else self.decide(record.value)
-        content, timestamp = record.content, record.timestamp
+        content, timestamp, target = record.content, record.timestamp, out.targets[self.routes[decision.route]]
         if decision.headers:
             content = with_headers(content, record.headers_at, decision)
         if decision.reason:
             content = with_errors(content, record.headers_at, decision.reason, source, record.offset)
         else:
             self.forms.learn(record)
-        if refusal := out.targets[self.routes[decision.route]].refusal(batch_bytes(content), timestamp):
+        if record.problem:  # what is known of it is not lost for its time
+            timestamp = max(timestamp, target.least_timestamp)
+        if refusal := target.refusal(batch_bytes(content), timestamp):
             decision = self._dead(f"{refusal} of {self.routes[decision.route]}")
             content = with_errors(NOTHING, NO_HEADERS_AT, decision.reason, source, record.offset)
             timestamp = max(timestamp, out.targets[self.routes[self.dead_letter]].least_timestamp)

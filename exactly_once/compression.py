@@ -14,7 +14,8 @@ from lz4 import block as lz4_block
 
 from exactly_once.varints import BatchError, Bytes
 
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES, LEAST_PIECE_BYTES = 256 * 1024, 1024
+"""What is taken at once. A gzip member may be tiny, and what is behind its end is copied: it begins with less."""
 
 BLOCK_BYTES = 32 * 1024 * 1024
 """The most that is held for a batch: a snappy block, decompressed, or what a zstd frame looks back on. Producers need
@@ -24,29 +25,31 @@ MAX_WINDOW_BYTES = 128 * 1024 * 1024
 """The largest zstd window that Java accepts."""
 
 
-def _none(data: memoryview) -> Iterator[Bytes]:
+def _pieces(data: memoryview) -> Iterator[Bytes]:
     for at in range(0, len(data), PIECE_BYTES):
         yield data[at : at + PIECE_BYTES]
 
 
 def _gzip(data: memoryview) -> Iterator[Bytes]:
     # https://www.rfc-editor.org/rfc/rfc1952: members, each a header, deflated data, and eight bytes of trailer.
-    rest = data.tobytes()
-    while rest.startswith(b"\x1f\x8b"):
-        at, inflate = _gzip_header(rest), zlib.decompressobj(-zlib.MAX_WBITS)
+    whole, at = data.tobytes(), 0
+    while whole.startswith(b"\x1f\x8b", at):
+        at, size, inflate = _gzip_header(whole, at), LEAST_PIECE_BYTES, zlib.decompressobj(-zlib.MAX_WBITS)
         while not inflate.eof:
-            if at >= len(rest):
+            if at >= len(whole):
                 raise BatchError("it ends within a gzip member")
-            piece = inflate.decompress(rest[at : at + PIECE_BYTES], PIECE_BYTES)
-            at += PIECE_BYTES
+            taken = data[at : at + size]
+            piece = inflate.decompress(taken, PIECE_BYTES)
             while piece:
                 yield piece
                 piece = inflate.decompress(inflate.unconsumed_tail, PIECE_BYTES)
-        rest = inflate.unused_data[8:] + rest[at:]
+            at += len(taken) - len(inflate.unused_data)
+            size = min(2 * size, PIECE_BYTES)
+        at += 8
 
 
-def _gzip_header(data: bytes) -> int:
-    flags, at = data[3], 10
+def _gzip_header(data: bytes, at: int) -> int:
+    flags, at = data[at + 3], at + 10
     if flags & 0b00100:  # extra
         at += 2 + int.from_bytes(data[at : at + 2], "little")
     for flag in (0b01000, 0b10000):  # name, comment
@@ -60,7 +63,7 @@ def _snappy(data: memoryview) -> Iterator[Bytes]:
     # block alone.
     header = b"\x82SNAPPY\0"
     if data[: len(header)] != header:
-        yield _snappy_block(data)
+        yield from _snappy_block(data)
         return
     at = 0
     while at + 4 <= len(data):  # up to three bytes may follow
@@ -68,15 +71,15 @@ def _snappy(data: memoryview) -> Iterator[Bytes]:
             at += 16
             continue
         size = int.from_bytes(data[at : at + 4], "big")
-        yield _snappy_block(data[at + 4 : at + 4 + size])
+        yield from _snappy_block(data[at + 4 : at + 4 + size])
         at += 4 + size
 
 
-def _snappy_block(data: memoryview) -> Bytes:
+def _snappy_block(data: memoryview) -> Iterator[Bytes]:
     size = cramjam.snappy.decompress_raw_len(data)
     if size > BLOCK_BYTES:
         raise BatchError(f"a snappy block of {size:,} bytes")
-    return bytes(cramjam.snappy.decompress_raw(data))
+    yield from _pieces(memoryview(cramjam.snappy.decompress_raw(data)))
 
 
 def _lz4(data: memoryview) -> Iterator[Bytes]:
@@ -103,7 +106,7 @@ def _zstd(data: memoryview) -> Iterator[Bytes]:
         )
 
 
-CODECS: dict[int, Callable[[memoryview], Iterator[Bytes]]] = {0: _none, 1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
+CODECS: dict[int, Callable[[memoryview], Iterator[Bytes]]] = {0: _pieces, 1: _gzip, 2: _snappy, 3: _lz4, 4: _zstd}
 
 
 def decompressed(codec: int, data: memoryview, most: int) -> Iterator[Bytes]:
@@ -127,3 +130,4 @@ def _up_to(most: float, pieces: Iterator[Bytes], problem: str) -> Iterator[Bytes
         if most < 0:
             raise BatchError(problem)
         yield piece
+        del piece  # it may be part of a block, and the next one is as large

@@ -100,6 +100,9 @@ class Consumer:
         batches: dict[TopicPartition, list[Any]] = {}
         try:
             batches = self.client.poll(timeout_ms=POLL_MS if wait else 0)
+            if any(self.places.is_elsewhere(p, found[0].value.position) for p, found in batches.items()):
+                self.generation = None  # begins again from what is committed
+                return {}
             self.places.update()
         except errors.NoOffsetForPartitionError:  # newly assigned: rewind says where to begin
             pass
@@ -136,7 +139,7 @@ class Consumer:
         size = count = 0
         for partition, chunk in self.unread or ():
             chunks.setdefault(partition, []).append(chunk)
-            size, count = size + len(chunk.records), count + chunk.record_count
+            size, count = size + len(chunk.records) + chunk.skipped, count + chunk.record_count
             if size >= self.portion_bytes or count >= PORTION_RECORDS:
                 return chunks
         self.unread = None

@@ -43,6 +43,10 @@ class Chunk(NamedTuple):
     """Records below this offset are to be skipped: a fetch can begin in the middle of a batch."""
     problem: str = ""
     """Why the records from the first offset to the next one are not there."""
+    max_timestamp: int = -1
+    """The largest of the batch, which the broker checks: it dates what cannot be read."""
+    skipped: int = 0
+    """The bytes that were decompressed for a record that is too large."""
 
 
 class Record(NamedTuple):
@@ -90,7 +94,7 @@ def decode(chunk: Chunk) -> Iterator[Record]:
             else:
                 yield Record(offset, timestamp, value, content, headers_at, "", end)
     if problem:
-        timestamp = chunk.base_timestamp if chunk.append_time is None else chunk.append_time
+        timestamp = chunk.max_timestamp if chunk.append_time is None else chunk.append_time
         first, last = max(offset + 1, chunk.position), chunk.next_offset - 1
         which = f" (offsets {first} to {last})" if first < last else ""
         yield Record(first, timestamp, None, NOTHING, NO_HEADERS_AT, problem + which)
@@ -171,19 +175,21 @@ def _read_content(content: memoryview) -> tuple[memoryview | None, int, int]:
     return content[value_at:headers_at] if value_length >= 0 else None, headers_at, len(content) - numbers
 
 
-def _respelled(content: memoryview) -> bytes:
+def _respelled(content: memoryview) -> bytearray:
     # Returns the content with its numbers spelled as usual: others than Java may not read it otherwise.
-    parts: list[Bytes] = []
+    found = bytearray()  # not a list of parts: there may be a million
 
     def field(at: int) -> int:
+        nonlocal found
         length, at = read_varint(content, at, is_odd=True)
         end = at + max(length, 0)
-        parts.extend((VARINT[max(length, -1)], content[at:end]))
+        found += VARINT[max(length, -1)]
+        found += content[at:end]
         return end
 
     headers_at = field(field(0))
     count, at = read_varint(content, headers_at, is_odd=True)
-    parts.append(VARINT[count])
+    found += VARINT[count]
     for _ in range(2 * count):
         at = field(at)
-    return b"".join((*parts, content[at:]))
+    return found + content[at:]

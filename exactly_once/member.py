@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, RequestTimedOutError
 
 from exactly_once.job import Job
 from exactly_once.kafka_python import advertised_addresses
@@ -23,7 +23,8 @@ INTERNAL_TOPICS = {
 """Kafka creates them on demand once it has as many brokers as these broker settings say."""
 
 WORTH_ASKING = re.compile(
-    "IllegalSaslState|KafkaConnection|KafkaTimeout|NodeNotReady|SaslAuthentication|TopicAuthorization|UnknownTopic"
+    "IllegalSaslState|KafkaConnection|KafkaTimeout|NodeNotReady|RequestTimedOut|SaslAuthentication|TopicAuthorization"
+    "|UnknownBrokerId|UnknownTopic"
 )
 """Errors that do not name their cause."""
 
@@ -74,6 +75,8 @@ def explain(error: Exception, member: Member, job: Job) -> str:
         return f"no permission for READ on the group {member.group}: allow it to the user"
     if "TransactionalIdAuthorizationFailedError" in text:
         return f"no permission for WRITE on the transactional id {member.transactional_id}: allow it to the user"
+    if "InvalidProducerIdMappingError" in text:
+        return f"{text}. Kafka forgets a TRANSACTIONAL_ID that is not used (transactional.id.expiration.ms)"
     if isinstance(error, OSError) or WORTH_ASKING.search(text):
         return f"{text}. {_diagnose(member, job)}"
     return text
@@ -95,7 +98,7 @@ def _diagnose(member: Member, job: Job) -> str:
         existing = admin.list_topics()
     except NotYet as missing:
         return f"The topic {missing} does not exist: a restart creates it"
-    except (KafkaConnectionError, KafkaTimeoutError):
+    except (KafkaConnectionError, KafkaTimeoutError, RequestTimedOutError):
         known = ", ".join(addresses)
         return f"Kafka sends its clients to {known} and does not answer there: check advertised.listeners of the broker"
     except KafkaError as error:

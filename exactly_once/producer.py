@@ -65,8 +65,10 @@ class Producer:
         self.coordinator, self.group = (CoordinatorType.TRANSACTION, transactional_id), group
         self.who: dict[str, Any] = {"transactional_id": transactional_id}
         self.sequences = Counter[TopicPartition]()
+        # Before the start, by which the coordinator forgets how the last transaction ended.
+        self.previous = set(open_partitions(client, topics))
         self.brokers.run(self._start(), START_SECONDS)
-        self.brokers.run(self._end_again(open_partitions(client, topics)), START_SECONDS)
+        self.brokers.run(self._end_again(), START_SECONDS)
 
     @property
     def throttled_seconds(self) -> float:
@@ -96,12 +98,11 @@ class Producer:
         answer = await self.brokers.ask(self.coordinator, request)
         self.who |= {"producer_id": answer.producer_id, "producer_epoch": answer.producer_epoch}
 
-    async def _end_again(self, partitions: Iterable[TopicPartition]) -> None:
+    async def _end_again(self) -> None:
         # A broker that is killed and started again may count a transaction as ended without having told all of its
         # partitions (docs/guarantees.md). There its records stay invisible, or its offsets undecided, forever. Another
         # transaction of this transactional id that takes part in the same partitions, and ends as that one did, reaches
         # them. It sends no offsets, but takes part in the partition where Kafka keeps those of the group.
-        self.previous = set(partitions)
         await self.begin(self.previous)
         self.begun_by = self._connection()
         await self.end(self.was_committed)

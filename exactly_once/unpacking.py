@@ -56,7 +56,7 @@ def chunks(batch: Bytes, position: int, problem: str = "") -> Iterator[Chunk]:
     base_offset, _, _, _, _, attributes, last_delta, base_timestamp, max_timestamp, *_, left = HEADER.unpack_from(batch)
     first, end = base_offset, base_offset + last_delta + 1
     append_time = max_timestamp if attributes & LOG_APPEND_TIME_BIT else None
-    whole = Chunk(bytearray(), left, base_offset, first, end, base_timestamp, append_time, position)
+    whole = Chunk(bytearray(), left, base_offset, first, end, base_timestamp, append_time, position, "", max_timestamp)
     try:
         if problem or not 0 <= left <= end - first:
             raise BatchError(problem or f"{left} records at {end - first} offsets")
@@ -78,7 +78,7 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
         return whole._replace(records=stream.data, record_count=left, first_offset=first)
     data, size, count, offset, highest = stream.data, 0, 0, first - 1, whole.next_offset - left
     has_gaps = highest > first
-    problem, timestamp = "", whole.base_timestamp
+    problem, timestamp, skipped = "", whole.max_timestamp, 0
     while count < min(left, CHUNK_RECORDS) and (end := end_of_record(data, size)) <= min(len(data), CHUNK_BYTES):
         offset = offset_of(whole, record_head(data, size)[2], offset, highest + count) if has_gaps else highest + count
         size, count = end, count + 1
@@ -87,7 +87,8 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
         _, timestamp_delta, offset_delta, content_at = record_head(data, 0)
         offset = offset_of(whole, offset_delta, offset, highest)
         if size - content_at > MAX_RECORD_BYTES + FRAMING_BYTES:
-            problem, timestamp = too_large(size - content_at), int64(timestamp + timestamp_delta)
+            problem, skipped = too_large(size - content_at), size
+            timestamp = int64(whole.base_timestamp + timestamp_delta)
             while size:
                 size -= len(stream.take(min(size, CHUNK_BYTES)))
             first = offset
@@ -96,8 +97,9 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
         record_count=count,
         first_offset=first,
         next_offset=whole.next_offset if count == left else offset + 1,
-        base_timestamp=timestamp,
         problem=problem,
+        max_timestamp=timestamp,
+        skipped=skipped,
     )
 
 

@@ -16,6 +16,7 @@ from kafka.record.legacy_records import LegacyRecordBatch
 from exactly_once.compression import BLOCK_BYTES, decompressed
 from exactly_once.encoding import encode_one
 from exactly_once.kafka_python import connect
+from exactly_once.varints import BatchError
 from service.settings import Cluster
 from service.stopping import Stopping
 
@@ -104,7 +105,11 @@ class _WholeBatch:
         offset = self.base_offset  # the formats before version 2 have another layout, and the last record's offset
         try:
             check_expansion(self._batch)
+            previous = -1
             for record in self._batch:
+                if not previous < record.offset <= offset:  # the client takes them from what it cannot read
+                    raise ValueError(f"the record at offset {record.offset} follows {previous}")
+                previous = record.offset
                 timestamp = -1 if record.timestamp is None else record.timestamp
                 yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
         except Exception as error:  # the client can raise anything
@@ -119,6 +124,9 @@ def check_expansion(batch: LegacyRecordBatch) -> None:
     if codec := batch.compression_type:
         at = batch.KEY_OFFSET_V1 if batch.magic else batch.KEY_OFFSET_V0
         data = memoryview(batch._buffer)  # private
-        at += 4 + max(0, int.from_bytes(data[at : at + 4], "big", signed=True)) + 4  # the key, and both lengths
+        key_size = int.from_bytes(data[at : at + 4], "big", signed=True)
+        if key_size < -1:  # the client would look for the value before it
+            raise BatchError(f"a key of {key_size} bytes")
+        at += 4 + max(0, key_size) + 4  # the key, and both lengths
         for _ in decompressed(codec, data[at:], BLOCK_BYTES):
             pass

@@ -3,9 +3,13 @@
 import os
 import signal
 import traceback
+from threading import Thread
 from types import FrameType
 
 from service.log import log
+
+LOG_SECONDS = 1
+"""How long the last line may take."""
 
 
 class Stopping:
@@ -37,5 +41,8 @@ class Stopping:
 
     def _end(self, signum: int, frame: FrameType | None) -> None:
         calls = " > ".join(call.name for call in traceback.extract_stack(frame))
-        log.error("Kafka has not answered for too long, ending; a restart continues. It hung in %s", calls)
+        line = "Kafka has not answered for too long, ending; a restart continues. It hung in %s"
+        # In a thread, as it may hang in the log itself, if nobody reads that.
+        (said := Thread(target=log.error, args=(line, calls), daemon=True)).start()
+        said.join(LOG_SECONDS)
         os._exit(self.exit_code)

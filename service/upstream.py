@@ -5,6 +5,7 @@
 3. A name can lead to another cluster than before. The client goes on there; `service/identity.py` ends the process.
 4. What the client knows of leaders is asked for by one coroutine, which an unforeseen error ends for good. Then a
    client that has lost a broker never reads again, although all else answers.
+5. Whoever asks what is committed gets the answer to an earlier question, if that came after nobody waited any more.
 
 All names with an underscore are private; tests/test_kafka_python.py has a test for each.
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.cluster import ClusterMetadata
+from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import IncompatibleBrokerVersion, KafkaConnectionError, KafkaError
 from kafka.net import manager
 from kafka.net.connection import KafkaConnection
@@ -98,6 +100,13 @@ async def _refresh_loop(cluster: Any) -> None:
             await cluster._manager._net.sleep(REFRESH_SECONDS)
 
 
+def _fetch_committed(coordinator: Any, *arguments: Any, **options: Any) -> Any:
+    coordinator._offset_fetch_futures.clear()
+    return _FETCH_COMMITTED(coordinator, *arguments, **options)
+
+
+_FETCH_COMMITTED: Any = ConsumerCoordinator.fetch_committed_offsets
+ConsumerCoordinator.fetch_committed_offsets = _fetch_committed  # type: ignore[assignment, method-assign]
 _REFRESH_LOOP: Any = ClusterMetadata._refresh_loop
 ClusterMetadata._refresh_loop = _refresh_loop  # type: ignore[method-assign]
 _SCRAM: Any = ScramClient.__init__

@@ -273,6 +273,7 @@ RECORDS: dict[str, list[bytes]] = {
     "header value null as -7": records(headers=[field(b"a") + field(None, -7)]),
     "padded header": records(headers=[field(b"a", varint(1, 5)) + field(b"b", varint(1, above=1))]),
     "bytes behind a record": records(trailing=b"abc"),
+    "many headers": [record(transaction(1), key=b"k", key_length=varint(1, 5), headers=[bytes(2)] * 250_000)],
     "length too short": records(length=10),
     "length below 0": records(length=-1),
     "length back to the record before": [*records(2), record(transaction(3), 2, length=-len(records(1)[0]))],

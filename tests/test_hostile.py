@@ -50,6 +50,7 @@ READABLE = {
     *("zstd, a window of 128 MB", "none, equal offsets", "none, descending offsets", "none, negative offsets"),
     *("none, large offsets", "none, offsets with a 33rd bit", "gzip, offsets with a 33rd bit", "none, padded header"),
     *("gzip, value with a 33rd bit", "gzip, header names of any bytes", "none, times that overflow"),
+    *("none, many headers", "gzip, many headers"),
     *("gzip, null key as -5", "none, header value null as -7", "none, unknown producer", "none, delete horizon"),
 }
 """Cases, among others, that a broker accepts."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 import trustme
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+from kafka.future import Future
 from kafka.net.connection import KafkaConnection
 from kafka.net.sasl.scram import ScramClient
 from kafka.net.transport import KafkaSSLTransport
@@ -30,9 +31,10 @@ from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
 from exactly_once import kafka_python, whole_batches
+from exactly_once.consumer import Consumer
 from exactly_once.decoding import decode
 from exactly_once.encoding import Columns, encode
-from exactly_once.job import Out, Outgoing
+from exactly_once.job import Input, Out, Outgoing
 from exactly_once.producer import Producer, seal
 from exactly_once.unpacking import chunks
 from exactly_once.varints import VARINT
@@ -335,6 +337,39 @@ def test_leaders_are_asked_for_again_after_any_error(cluster: Cluster) -> None:
 
         metadata.metadata_request = fail_at_first
         wait_until(lambda: len(asked) > 3, 60)  # a client whose coroutine has ended asks once
+
+
+def test_what_is_committed_is_what_kafka_says_now(pipeline: Pipeline) -> None:
+    """`_offset_fetch_futures`: an answer that came when nobody waited any more is that of no later question."""
+    place = TopicPartition(pipeline.transactions, 0)
+    with closing(KafkaConsumer(bootstrap_servers=pipeline.broker_url, group_id=pipeline.name)) as asking:
+        asking.assign([place])
+        asking.commit({place: OffsetAndMetadata(7, "", -1)})
+        late: Any = Future()
+        late.success({place: OffsetAndMetadata(3, "", -1)})
+        asking._coordinator._offset_fetch_futures[frozenset([place])] = late
+        assert asking.committed(place) == 7
+
+
+def test_what_is_read_elsewhere_is_dropped(pipeline: Pipeline) -> None:
+    """A seek that the client's own thread has undone: nothing is passed over, it begins again from the commit."""
+    pipeline.write([Record(transaction(n=n)) for n in range(9)])
+    environment = Environment(pipeline.environ("detector"))
+    place = TopicPartition(pipeline.transactions, 0)
+    consumer = Consumer(
+        environment.cluster(), Stopping(), pipeline.name, [Input(pipeline.transactions)], lambda committed: None
+    )
+    with closing(consumer):
+        wait_until(lambda: consumer.read(wait=True).offsets == {place: 0}, 120)  # the first place, to be committed
+        consumer.client.seek(place, 5)
+        found: list[int] = []
+
+        def has_all() -> bool:
+            found.extend(record.offset for _, record in consumer.read(wait=True).records())
+            return len(found) == 9
+
+        wait_until(has_all, 120)
+        assert found == [*range(9)]
 
 
 def test_a_user_with_a_comma_and_an_equals_sign() -> None:

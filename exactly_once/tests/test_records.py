@@ -3,17 +3,23 @@
 import json
 import re
 import tracemalloc
+import zlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
 from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
-from exactly_once import unpacking
+import adversary
+from exactly_once import compression, unpacking
+from exactly_once.compression import decompressed
+from exactly_once.consumer import PORTION_BYTES, Consumer
 from exactly_once.decoding import Chunk, decode, headers_of
 from exactly_once.encoding import Columns, OutputBatch, add_headers, content_of, encode, encode_headers, encode_one
 from exactly_once.unpacking import HEADER, chunks
@@ -372,6 +378,73 @@ def test_numbers_spelled_oddly_are_spelled_anew(
     (record,) = decode(chunk_of([padded(len(body), next(more)) + body]))
     assert (record.problem, record.timestamp, record.value) == ("", 3, value)
     assert record.content == content(spelled=False)
+
+
+def test_many_headers_spelled_oddly_take_little_memory() -> None:
+    """A record of 1 MiB can have half a million."""
+    content = padded(1, 5) + b"k" + VARINT[1] + b"v" + VARINT[300_000] + bytes(2 * 300_000)
+    chunk = chunk_of([VARINT[len(content) + 3] + b"\0\0\0" + content])
+    tracemalloc.start()
+    (record,) = decode(chunk)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (record.problem, record.content) == ("", VARINT[1] + content[5:])
+    assert peak < 6 * len(content)
+
+
+INFLATE = zlib.decompressobj
+
+
+class Inflate:
+    """zlib's decompressor, which counts what it is given."""
+
+    given = 0
+
+    def __init__(self, wbits: int) -> None:
+        self.inflate = INFLATE(wbits)
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        """Decompress, and count."""
+        Inflate.given += len(data)
+        return self.inflate.decompress(data, most)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inflate, name)
+
+
+def test_gzip_of_many_members_is_read_in_linear_time() -> None:
+    """Twice the members are twice the work: what follows a member is not copied for each."""
+    work = []
+    for count in (10_000, 20_000):
+        Inflate.given, data = 0, memoryview(adversary.gzip_member(b"x") * count)
+        with patch.object(compression.zlib, "decompressobj", Inflate):
+            assert b"".join(decompressed(1, data, 10**9)) == b"x" * count
+        work.append(Inflate.given)
+    assert work[1] <= 2 * work[0] + compression.PIECE_BYTES
+    assert work[0] <= 10_000 * 1024
+
+
+def test_what_is_skipped_counts_for_a_portion() -> None:
+    """A gigabyte is a few kB, compressed, and takes a third of a second to skip: one such record is enough for one."""
+    large = build([Written(n, 0, None, bytes(5 * 2**20 * n), ()) for n in range(2)], CODECS["zstd"])
+    found = [(chunk.problem[:9], chunk.skipped > 5 * 2**20) for chunk in chunks(large, 0)]
+    assert found == [("", False), ("too large", True)]
+    each = [(TopicPartition("t", 0), chunk) for _ in range(3) for chunk in chunks(large, 0)]
+    consumer = SimpleNamespace(unread=iter(each), portion_bytes=PORTION_BYTES)
+    portions = [Consumer._take(consumer) for _ in range(4)]  # type: ignore[arg-type]
+    assert [len(chunks) for portion in portions for chunks in portion.values()] == [2, 2, 2]
+
+
+def test_what_cannot_be_read_has_a_time_that_the_broker_has_checked() -> None:
+    """The base timestamp is what the producer says, and no broker looks at it."""
+    data = bytearray(build([Written(0, 5, None, b"v", ())] * 2, 0))
+    fields = [*HEADER.unpack_from(data)]
+    fields[7], fields[8] = 2**62, 7
+    HEADER.pack_into(data, 0, *fields)
+    for broken in (data[:-1], data[: HEADER.size], data[: HEADER.size + 1] + b"\xff" * len(data)):
+        *_, letter = [record for chunk in chunks(broken, 0) for record in decode(chunk)]
+        assert letter.problem
+        assert letter.timestamp == 7
 
 
 @pytest.mark.parametrize(("size", "is_too_large"), [(2**20 - 1, False), (2**20, False), (2**20 + 1, True)])
