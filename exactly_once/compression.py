@@ -14,6 +14,8 @@ from lz4 import block as lz4_block
 
 from exactly_once.varints import BatchError, Bytes
 
+CODEC_BITS, LOG_APPEND_TIME_BIT = 0b0111, 0b1000  # of a batch's attributes
+
 PIECE_BYTES, LEAST_PIECE_BYTES = 256 * 1024, 1024
 """What is taken at once. A gzip member may be tiny, and what is behind its end is copied: it begins with less."""
 
@@ -131,3 +133,45 @@ def _up_to(most: float, pieces: Iterator[Bytes], problem: str) -> Iterator[Bytes
             raise BatchError(problem)
         yield piece
         del piece  # it may be part of a block, and the next one is as large
+
+
+class Stream:
+    """The decompressed bytes of a batch, as far as they have been asked for.
+
+    Why there are no more counts only if they are needed: an error behind the records does no harm.
+    """
+
+    def __init__(self, pieces: Iterator[Bytes]) -> None:
+        self.data, self.has_ended = bytearray(), False
+        self._pieces = pieces
+        # A text: an error refers to the frames that it came through, and so to this, until the collector comes.
+        self._problem = ""
+
+    def fill(self, size: int) -> None:
+        """Read until there are so many bytes, or no more."""
+        while len(self.data) < size and not self._problem:
+            try:
+                self.data += next(self._pieces)
+            except StopIteration:
+                self.has_ended, self._problem = True, "it ends within a record"
+            except BatchError as error:
+                self._problem = str(error)
+
+    def take(self, size: int) -> bytearray:
+        """Return the next bytes. Raises BatchError if there are fewer."""
+        self.fill(size)
+        if self._problem and len(self.data) < size:
+            raise BatchError(self._problem)
+        taken = self.data[:size]
+        del self.data[:size]
+        return taken
+
+    def has(self, size: int) -> bool:
+        """Return whether there are so many more bytes. Raises BatchError if that cannot be known."""
+        self.fill(size)
+        return len(self.data) >= size or not (self.has_ended or self.take(size))
+
+    def skip(self, size: int) -> None:
+        """Take so many bytes, and keep none. Raises BatchError if there are fewer."""
+        while size:
+            size -= len(self.take(min(size, PIECE_BYTES)))

@@ -1,6 +1,5 @@
 """Kafka's records: from contents to batches. Pure functions; decoding.py says what a record is made of."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -121,10 +120,3 @@ def encode(records: Columns, max_bytes: int, batches: list[OutputBatch] | None =
     batch.offsets += offsets
     batch.max_timestamp = max(batch.max_timestamp, max(timestamps))
     return batches
-
-
-def encode_one(offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> bytearray:
-    """Return a batch of one record without headers, for a record in a format older than version 2."""
-    (batch,) = encode(Columns([offset], [timestamp], [content_of(key, value)]), sys.maxsize)
-    HEADER.pack_into(batch.data, 0, offset, len(batch.data) - 12, -1, 2, 0, 0, 0, timestamp, timestamp, -1, -1, -1, 1)
-    return batch.data

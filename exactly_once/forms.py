@@ -85,10 +85,7 @@ class Forms:
         re.purge()  # `re` would keep hundreds of patterns that will not be asked for again
 
     def cut(self, chunk: Chunk) -> Iterator[Fitting | Record]:
-        """Yield the records of a chunk, in columns those that fit a form.
-
-        Records that lie between these come before them, so what is made of a chunk has to be sorted by the offsets.
-        """
+        """Yield the records of a chunk: in columns those that fit a form, and before them those that lie between."""
         data, at, left, reach = memoryview(chunk.records), 0, chunk.record_count, MOST_BYTES
         has_gaps = chunk.next_offset - chunk.first_offset != left
         is_whole = not chunk.problem and not has_gaps and chunk.position <= chunk.first_offset
@@ -175,8 +172,8 @@ class Forms:
 
 def _from(chunk: Chunk, data: Bytes, left: int) -> Chunk:
     # Returns a chunk's last records, so many, or the first of them: those that the data holds.
-    part = chunk._replace(record_count=left, first_offset=chunk.next_offset - left)
-    return part._replace(records=data)  # type: ignore[arg-type]  # not to be cleared
+    first = chunk.next_offset - left
+    return chunk._replace(records=data, record_count=left, first_offset=first)  # type: ignore[arg-type]  # not cleared
 
 
 def _whole(chunk: Chunk) -> list[Record]:

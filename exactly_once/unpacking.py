@@ -14,12 +14,12 @@ from typing import Any
 
 from kafka import TopicPartition
 
-from exactly_once.compression import decompressed
+from exactly_once.compression import CODEC_BITS, LOG_APPEND_TIME_BIT, Stream, decompressed
 from exactly_once.decoding import MAX_RECORD_BYTES, Chunk, Record, decode, offset_of, record_head, too_large
+from exactly_once.old_formats import old_chunks
 from exactly_once.varints import BatchError, Bytes, int64, read_varint
 
-HEADER = struct.Struct(">qiibIhiqqqhii")
-CODEC_BITS, LOG_APPEND_TIME_BIT = 0b0111, 0b1000  # of a batch's attributes
+HEADER, VERSION_AT = struct.Struct(">qiibIhiqqqhii"), 16
 
 CHUNK_BYTES = 1024 * 1024
 CHUNK_RECORDS = 30_000
@@ -42,11 +42,12 @@ def unpack(batches: Mapping[TopicPartition, Iterable[Any]]) -> Iterator[tuple[To
     """Yield all that a consumer of whole batches has fetched, unpacking each chunk when it is asked for."""
     for partition, fetched in batches.items():
         for batch in fetched:  # the value of what the client takes for a record: see whole_batches.py
-            for chunk in chunks(*batch.value):
+            is_old = batch.value.data[VERSION_AT] < 2
+            for chunk in (old_chunks if is_old else chunks)(*batch.value):
                 yield partition, chunk
 
 
-def chunks(batch: Bytes, position: int, problem: str = "") -> Iterator[Chunk]:
+def chunks(batch: Bytes, position: int) -> Iterator[Chunk]:
     """Yield the records of a batch from this offset on: up to CHUNK_BYTES and CHUNK_RECORDS at a time.
 
     Every offset of the batch is in a chunk, whatever it holds: a record larger than MAX_RECORD_BYTES is a chunk with a
@@ -58,9 +59,9 @@ def chunks(batch: Bytes, position: int, problem: str = "") -> Iterator[Chunk]:
     append_time = max_timestamp if attributes & LOG_APPEND_TIME_BIT else None
     whole = Chunk(bytearray(), left, base_offset, first, end, base_timestamp, append_time, position, "", max_timestamp)
     try:
-        if problem or not 0 <= left <= end - first:
-            raise BatchError(problem or f"{left} records at {end - first} offsets")
-        stream = _Stream(decompressed(attributes & CODEC_BITS, memoryview(batch)[HEADER.size :], MAX_BATCH_BYTES))
+        if not 0 <= left <= end - first:
+            raise BatchError(f"{left} records at {end - first} offsets")
+        stream = Stream(decompressed(attributes & CODEC_BITS, memoryview(batch)[HEADER.size :], MAX_BATCH_BYTES))
         while first < end:
             chunk = _next_chunk(stream, whole, first, left)
             first, left = chunk.next_offset, left - chunk.record_count
@@ -71,7 +72,7 @@ def chunks(batch: Bytes, position: int, problem: str = "") -> Iterator[Chunk]:
             yield whole._replace(first_offset=max(first, position), problem=f"cannot be read: {str(error)[:100]}")
 
 
-def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk:
+def _next_chunk(stream: Stream, whole: Chunk, first: int, left: int) -> Chunk:
     # Takes the next records from the stream, of so many that are left, the first of which has at least this offset.
     stream.fill(CHUNK_BYTES)
     if not left or (stream.has_ended and len(stream.data) < CHUNK_BYTES and left <= CHUNK_RECORDS):  # that is all
@@ -89,9 +90,8 @@ def _next_chunk(stream: "_Stream", whole: Chunk, first: int, left: int) -> Chunk
         if size - content_at > MAX_RECORD_BYTES + FRAMING_BYTES:
             problem, skipped = too_large(size - content_at), size
             timestamp = int64(whole.base_timestamp + timestamp_delta)
-            while size:
-                size -= len(stream.take(min(size, CHUNK_BYTES)))
-            first = offset
+            stream.skip(size)
+            size, first = 0, offset
     return whole._replace(
         records=stream.take(size),
         record_count=count,
@@ -112,32 +112,3 @@ def end_of_record(data: Bytes, at: int) -> int:
     if length < 0:
         raise BatchError("a record's length is below 0")
     return start + length
-
-
-class _Stream:
-    # The decompressed bytes of a batch, as far as they have been asked for. Why there are no more counts only if they
-    # are needed: an error behind the records does no harm.
-    def __init__(self, pieces: Iterator[Bytes]) -> None:
-        self.data, self.has_ended = bytearray(), False
-        self._pieces = pieces
-        # A text: an error refers to the frames that it came through, and so to this, until the collector comes.
-        self._problem = ""
-
-    def fill(self, size: int) -> None:
-        """Read until there are so many bytes, or no more."""
-        while len(self.data) < size and not self._problem:
-            try:
-                self.data += next(self._pieces)
-            except StopIteration:
-                self.has_ended, self._problem = True, "it ends within a record"
-            except BatchError as error:
-                self._problem = str(error)
-
-    def take(self, size: int) -> bytearray:
-        """Return the next bytes. Raises BatchError if there are fewer."""
-        self.fill(size)
-        if self._problem and len(self.data) < size:
-            raise BatchError(self._problem)
-        taken = self.data[:size]
-        del self.data[:size]
-        return taken

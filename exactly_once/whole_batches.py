@@ -11,12 +11,8 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecord
-from kafka.record.legacy_records import LegacyRecordBatch
 
-from exactly_once.compression import BLOCK_BYTES, decompressed
-from exactly_once.encoding import encode_one
 from exactly_once.kafka_python import connect
-from exactly_once.varints import BatchError
 from service.settings import Cluster
 from service.stopping import Stopping
 
@@ -27,8 +23,6 @@ class Fetched(NamedTuple):
     data: bytearray
     position: int
     """The offset that the fetch asked for; earlier records of the batch are not wanted."""
-    problem: str = ""
-    """Why the batch cannot be read, apart from its offsets."""
 
 
 def join(cluster: Cluster, stopping: Stopping, group: str, fetch_bytes: int, **config: object) -> KafkaConsumer:
@@ -99,34 +93,6 @@ class _WholeBatch:
         return getattr(self._batch, name)
 
     def __iter__(self) -> Iterator[DefaultRecord]:
-        if self.magic == 2:
-            yield self._as_record(self._batch._buffer, self.last_offset)  # private
-            return
-        offset = self.base_offset  # the formats before version 2 have another layout, and the last record's offset
-        try:
-            check_expansion(self._batch)
-            previous = -1
-            for record in self._batch:
-                if not previous < record.offset <= offset:  # the client takes them from what it cannot read
-                    raise ValueError(f"the record at offset {record.offset} follows {previous}")
-                previous = record.offset
-                timestamp = -1 if record.timestamp is None else record.timestamp
-                yield self._as_record(encode_one(record.offset, timestamp, record.key, record.value), record.offset)
-        except Exception as error:  # the client can raise anything
-            yield self._as_record(encode_one(offset, -1, None, None), offset, f"{type(error).__name__}: {error}")
-
-    def _as_record(self, data: bytearray, offset: int, problem: str = "") -> DefaultRecord:
-        return DefaultRecord(len(data), offset, -1, 0, None, Fetched(data, self._position, problem), [])
-
-
-def check_expansion(batch: LegacyRecordBatch) -> None:
-    """Raise BatchError if the client, which decompresses it in one go, would need too much memory."""
-    if codec := batch.compression_type:
-        at = batch.KEY_OFFSET_V1 if batch.magic else batch.KEY_OFFSET_V0
-        data = memoryview(batch._buffer)  # private
-        key_size = int.from_bytes(data[at : at + 4], "big", signed=True)
-        if key_size < -1:  # the client would look for the value before it
-            raise BatchError(f"a key of {key_size} bytes")
-        at += 4 + max(0, key_size) + 4  # the key, and both lengths
-        for _ in decompressed(codec, data[at:], BLOCK_BYTES):
-            pass
+        data = self._batch._buffer  # private
+        last = self.last_offset if self.magic == 2 else self.base_offset  # before version 2, that is the last one
+        yield DefaultRecord(len(data), last, -1, 0, None, Fetched(data, self._position), [])

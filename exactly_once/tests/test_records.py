@@ -21,7 +21,7 @@ from exactly_once import compression, unpacking
 from exactly_once.compression import decompressed
 from exactly_once.consumer import PORTION_BYTES, Consumer
 from exactly_once.decoding import Chunk, decode, headers_of
-from exactly_once.encoding import Columns, OutputBatch, add_headers, content_of, encode, encode_headers, encode_one
+from exactly_once.encoding import Columns, OutputBatch, add_headers, content_of, encode, encode_headers
 from exactly_once.unpacking import HEADER, chunks
 from exactly_once.varints import VARINT, read_varint
 
@@ -99,6 +99,7 @@ def written(draw: st.DrawFn, min_size: int = 1) -> list[Written]:
     return records
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_a_number_survives_its_varint(number: int) -> None:
     """What is encoded as a varint decodes to itself, whether or not it is remembered."""
@@ -109,6 +110,7 @@ def test_a_number_survives_its_varint(number: int) -> None:
         assert read_varint(b"x" + data + b"x", 1) == (number, 1 + len(data))
 
 
+@settings(deadline=None)
 @given(written(), st.sampled_from(list(CODECS.values())))
 def test_what_the_client_writes_is_what_it_reads(records: list[Written], codec: int) -> None:
     """Keys, values, headers, nulls, timestamps and gaps come out as they went in, with every codec."""
@@ -116,6 +118,7 @@ def test_what_the_client_writes_is_what_it_reads(records: list[Written], codec: 
     assert as_written(data) == read_by_client(data) == records
 
 
+@settings(deadline=None)
 @given(written(), st.integers(0, 3))
 def test_the_last_headers_of_a_record(records: list[Written], most: int) -> None:
     """Names and values are bytes, in their order, and those that were added last are not among those left out."""
@@ -129,6 +132,7 @@ def test_the_last_headers_of_a_record(records: list[Written], most: int) -> None
         assert headers_of(longer, most + 1) == [*headers[max(0, len(headers) - most) :], added]
 
 
+@settings(deadline=None)
 @given(written(min_size=2), st.sampled_from(list(CODECS.values())), st.data())
 def test_a_fetch_can_begin_in_the_middle_of_a_batch(records: list[Written], codec: int, data: st.DataObject) -> None:
     """Records below the position are left out, and only those."""
@@ -137,6 +141,7 @@ def test_a_fetch_can_begin_in_the_middle_of_a_batch(records: list[Written], code
     assert as_written(batch, position) == [record for record in records if record.offset >= position]
 
 
+@settings(deadline=None)
 @given(written(), st.integers(0, 2**62))
 def test_log_append_time_overrides_the_records_own(records: list[Written], append_time: int) -> None:
     """Where the topic has LogAppendTime, every record has the time of its batch."""
@@ -144,6 +149,7 @@ def test_log_append_time_overrides_the_records_own(records: list[Written], appen
     assert as_written(data) == [record._replace(timestamp=append_time) for record in records]
 
 
+@settings(deadline=None)
 @given(written(), st.sampled_from(list(CODECS.values())), st.integers(1, 300), st.integers(1, 4))
 def test_a_batch_is_cut_into_chunks(records: list[Written], codec: int, max_bytes: int, max_records: int) -> None:
     """However small the chunks: they hold the same records, a single one at least, and each knows where it ends."""
@@ -158,6 +164,7 @@ def test_a_batch_is_cut_into_chunks(records: list[Written], codec: int, max_byte
     assert [chunk.next_offset for chunk in cut] == [[*decode(chunk)][-1].offset + 1 for chunk in cut]
 
 
+@settings(deadline=None)
 @given(written(), st.integers(300, 2000), st.integers(0, 10))
 def test_what_is_encoded_the_client_reads_back(records: list[Written], max_bytes: int, first: int) -> None:
     """Output batches hold the records in their order, and none is larger than allowed but for a single record.
@@ -192,6 +199,7 @@ def test_a_batch_has_a_largest_number_of_records() -> None:
     assert [len(read_by_client(finished(batch))) for batch in output] == [30_000, 30_000, 10_000]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5))
 def test_timestamps_of_any_value_are_passed_on(timestamps: list[int]) -> None:
     """Even where their difference overflows, which then is Java's: what a reader adds up is the timestamp again."""
@@ -202,14 +210,7 @@ def test_timestamps_of_any_value_are_passed_on(timestamps: list[int]) -> None:
     assert (batch.base_timestamp, batch.max_timestamp) == (timestamps[0], max(timestamps))
 
 
-@given(DATA, DATA, st.integers(0, 2**60), st.integers(-1, 2**60))
-def test_a_record_of_an_old_format_becomes_a_batch(
-    key: bytes | None, value: bytes | None, offset: int, timestamp: int
-) -> None:
-    """It keeps its offset and its timestamp, and has no headers."""
-    assert read_by_client(encode_one(offset, timestamp, key, value)) == [Written(offset, timestamp, key, value, ())]
-
-
+@settings(deadline=None)
 @given(written(), st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=200)), max_size=70))
 def test_headers_are_added_behind_the_own(records: list[Written], added: list[tuple[str, bytes]]) -> None:
     """The record's own headers stay, in their order, and the new ones follow."""
@@ -286,7 +287,7 @@ def has_high_attributes(body: bytes, record_count: int) -> bool:
     return False
 
 
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(hostile_bodies(), st.integers(0, 6))
 def test_what_the_client_can_read_we_read_alike(body: bytes, record_count: int) -> None:
     """What the client reads of any bytes, we read as well, but for the offsets, which are those of the header."""
@@ -300,7 +301,7 @@ def test_what_the_client_can_read_we_read_alike(body: bytes, record_count: int) 
     assert as_written(header + body) == [record._replace(offset=n) for n, record in enumerate(expected)]
 
 
-@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(hostile_bodies(), st.integers(-1, 8), st.integers(0, 8), st.integers(0, 7), st.integers(0, 9))
 def test_every_offset_of_a_batch_comes_out_once(
     body: bytes, record_count: int, last_delta: int, codec: int, position: int
@@ -320,6 +321,7 @@ def test_every_offset_of_a_batch_comes_out_once(
         assert len(taken) == record_count
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=40), st.integers(0, 3), st.integers(1, 60))
 def test_offsets_rise_within_the_batch_whatever_the_records_say(deltas: list[int], gaps: int, max_bytes: int) -> None:
     """In a batch without gaps each record has its place's offset; in a compacted one they rise, and leave room."""
@@ -353,6 +355,7 @@ def padded(number: int, more: int) -> bytes:
     return bytes(data)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([None, b"", b"k", b"k" * 100]),
     st.sampled_from([None, b"", usual_value(), usual_value("x" * 200)]),
