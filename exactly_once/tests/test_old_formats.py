@@ -92,21 +92,21 @@ def test_offsets_end_at_the_outer_ones(places: list[int]) -> None:
     assert offsets[-1] == 1000
 
 
-@pytest.mark.parametrize(
-    "batch",
-    [
-        message(b"x", 9)[:-1],
-        message(b"x", 9)[: MESSAGE.size],
-        message(b"x", 9, attributes=4),
-        outer(b"", 9),
-        outer(START.pack(0, -12) + bytes(100), 9),
-        outer(message(b"x", magic=3), 9),
-        outer(message(b"x") * 20, 9),
-        message(b"no gzip", 9, attributes=1),
-        message(None, 9, attributes=1),
-        outer(message(bytes(40 * 2**20)), 9),
-    ],
-)
+UNREADABLE = {
+    "cut off": message(b"x", 9)[:-1],
+    "without fields": message(b"x", 9)[: MESSAGE.size],
+    "an unknown codec": message(b"x", 9, attributes=4),
+    "nothing within": outer(b"", 9),
+    "a size below 0 within": outer(START.pack(0, -12) + bytes(100), 9),
+    "version 3 within": outer(message(b"x", magic=3), 9),
+    "more messages than offsets": outer(message(b"x") * 20, 9),
+    "no gzip": message(b"no gzip", 9, attributes=1),
+    "null": message(None, 9, attributes=1),
+    "40 MB": outer(message(bytes(40 * 2**20)), 9),
+}
+
+
+@pytest.mark.parametrize("batch", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_cannot_be_read_has_the_last_offset(batch: bytes) -> None:
     """It is a problem, and no error."""
     *_, letter = read(batch)
