@@ -184,7 +184,7 @@ screenshot: $(BIN)/ready ## Make the pictures of the live view and of the page a
 
 .PHONY: test test-all
 test: $(BIN)/ready ## What to run after a change: every guarantee in its short form, on Kafka 4, without Docker
-	@echo "The units, and every guarantee in short on a real Kafka 4; it takes minutes. 'make test-all' runs the rest."
+	@echo "The units, and every guarantee in short on a real Kafka 4; it takes five to ten minutes. 'make test-all' runs the rest."
 	$(BIN)/python -m embedded archive && $(BIN)/pytest -n 3 -m "not (zookeeper or docker or browser or long)"
 test-all: $(BIN)/ready ## Every test that this machine can run, on both lines of Kafka; it names those it cannot
 	@echo "Everything that this machine can run: Kafka 4, Kafka 3.9 with ZooKeeper, Docker, a browser. It takes the better part of an hour."

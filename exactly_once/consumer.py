@@ -100,9 +100,6 @@ class Consumer:
         batches: dict[TopicPartition, list[Any]] = {}
         try:
             batches = self.client.poll(timeout_ms=POLL_MS if wait else 0)
-            if any(self.places.is_elsewhere(p, found[0].value.position) for p, found in batches.items()):
-                self.generation = None  # begins again from what is committed
-                return {}
             self.places.update()
         except errors.NoOffsetForPartitionError:  # newly assigned: rewind says where to begin
             pass

@@ -39,13 +39,6 @@ class Places:
         self.gaps: list[tuple[TopicPartition, range]] = []
         """What Kafka deleted unread, to be logged when it is passed for good."""
 
-    def is_elsewhere(self, partition: TopicPartition, position: int) -> bool:
-        """Return whether what was read at this position is not what comes next.
-
-        The client's thread for the network may undo a seek: what it has asked a leader before is answered afterwards.
-        """
-        return self.positions.get(partition, position) != position
-
     def update(self) -> None:
         """Take over the client's positions, after a poll. Raises LogTruncationError."""
         for partition in self.positions.keys() & self.client.assignment():

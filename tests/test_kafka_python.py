@@ -31,10 +31,9 @@ from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import wait_until
 from exactly_once import kafka_python, whole_batches
-from exactly_once.consumer import Consumer
 from exactly_once.decoding import decode
 from exactly_once.encoding import Columns, encode
-from exactly_once.job import Input, Out, Outgoing
+from exactly_once.job import Out, Outgoing
 from exactly_once.producer import Producer, seal
 from exactly_once.unpacking import chunks
 from exactly_once.varints import VARINT
@@ -349,27 +348,6 @@ def test_what_is_committed_is_what_kafka_says_now(pipeline: Pipeline) -> None:
         late.success({place: OffsetAndMetadata(3, "", -1)})
         asking._coordinator._offset_fetch_futures[frozenset([place])] = late
         assert asking.committed(place) == 7
-
-
-def test_what_is_read_elsewhere_is_dropped(pipeline: Pipeline) -> None:
-    """A seek that the client's own thread has undone: nothing is passed over, it begins again from the commit."""
-    pipeline.write([Record(transaction(n=n)) for n in range(9)])
-    environment = Environment(pipeline.environ("detector"))
-    place = TopicPartition(pipeline.transactions, 0)
-    consumer = Consumer(
-        environment.cluster(), Stopping(), pipeline.name, [Input(pipeline.transactions)], lambda committed: None
-    )
-    with closing(consumer):
-        wait_until(lambda: consumer.read(wait=True).offsets == {place: 0}, 120)  # the first place, to be committed
-        consumer.client.seek(place, 5)
-        found: list[int] = []
-
-        def has_all() -> bool:
-            found.extend(record.offset for _, record in consumer.read(wait=True).records())
-            return len(found) == 9
-
-        wait_until(has_all, 120)
-        assert found == [*range(9)]
 
 
 def test_a_user_with_a_comma_and_an_equals_sign() -> None:
