@@ -149,19 +149,18 @@ class Stream:
 
     def fill(self, size: int) -> None:
         """Read until there are so many bytes, or no more."""
-        while len(self.data) < size and not self._problem:
+        while len(self.data) < size and not self.has_ended and not self._problem:
             try:
                 self.data += next(self._pieces)
             except StopIteration:
-                self.has_ended, self._problem = True, "it ends within a record"
+                self.has_ended = True
             except BatchError as error:
                 self._problem = str(error)
 
     def take(self, size: int) -> bytearray:
         """Return the next bytes. Raises BatchError if there are fewer."""
-        self.fill(size)
-        if self._problem and len(self.data) < size:
-            raise BatchError(self._problem)
+        if not self.has(size):
+            raise BatchError("it ends within a record")
         taken = self.data[:size]
         del self.data[:size]
         return taken
@@ -169,7 +168,9 @@ class Stream:
     def has(self, size: int) -> bool:
         """Return whether there are so many more bytes. Raises BatchError if that cannot be known."""
         self.fill(size)
-        return len(self.data) >= size or not (self.has_ended or self.take(size))
+        if len(self.data) < size and self._problem:
+            raise BatchError(self._problem)
+        return len(self.data) >= size
 
     def skip(self, size: int) -> None:
         """Take so many bytes, and keep none. Raises BatchError if there are fewer."""

@@ -182,7 +182,9 @@ def _check_needed(given: Mapping[str, str], *names: str) -> None:
 def _check_files(given: Mapping[str, str]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in filter(given.get, ("KAFKA_SSL_CAFILE", *PAIR)):
-        shown = repr(given[name]) if "KEY" not in name else f"a path of {len(given[name])} characters"  # or the key
+        shown = (
+            f"a path of {len(given[name])} characters" if name == PAIR[1] else repr(given[name])
+        )  # or the key itself
         expected = "a certificate"
         try:
             if name == "KAFKA_SSL_KEYFILE":

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from email import message_from_bytes
 from email.policy import default
@@ -22,7 +23,8 @@ from kafka import KafkaConsumer, TopicPartition
 
 import raw
 from alerter import receivers
-from alerter.alerts import visible
+from alerter.alerts import Alert, visible
+from alerter.receivers import Receiver
 from embedded import Cluster
 from embedded import records as kafka_records
 from embedded.cluster import free_ports
@@ -486,6 +488,17 @@ def test_a_mail_server_that_talks_without_end(alerts: Alerts) -> None:
                 connection.sendall(b"220-%b\r\n" % (b"x" * 1000))
         alerter.wait_for("receiver 1 (mailto): not confirmed, next attempt in 1 s; waiting=1")
         assert memory_peak_mb(alerter) < 200
+
+
+def test_what_came_meanwhile_is_not_told_by_what_was_confirmed() -> None:
+    """A topic that was created anew has another alert at the same place."""
+    receiver, place = Receiver("x", lambda subject, body: None, 10), (TopicPartition("alerts", 0), 0)
+    old, new = (Alert(id, "text", "place", 0) for id in ("old", "new"))
+    for waiting, left in ((old, {}), (new, {place: new})):
+        receiver.waiting, receiver.telling, receiver.attempt = {place: waiting}, {place: old}, Future()
+        receiver.attempt.set_result(None)
+        receiver.note()
+        assert receiver.waiting == left
 
 
 def test_no_name_is_markup() -> None:

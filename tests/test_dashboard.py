@@ -1,5 +1,6 @@
 """The page of the dashboard in a real browser, on a real broker: what it shows, and what it does not let happen."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -18,9 +19,11 @@ import pytest
 from kafka import KafkaProducer
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+import demo.page
 import raw
 from demo.observer import ALERTS_TOPIC
 from demo.pictures import CHROMIUM, launch
+from demo.web import STREAMS, application
 from detector.tests.corpus import CORPUS
 from embedded import Broker, Cluster
 from embedded.cluster import free_ports
@@ -112,6 +115,38 @@ def figures_of(port: int) -> dict[str, Any]:
 def number(page: Page, id: str) -> float:
     """Return the number that an element shows."""
     return float(page.locator(f"#{id}").inner_text().split()[0].replace(",", ""))
+
+
+def test_so_many_streams_and_no_more() -> None:
+    """Also if all are asked for at once; one that ends leaves its place to another."""
+    page, granted = demo.page.Page("a broker"), list[int]()
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/events",
+        "headers": [(b"host", b"localhost")],
+        "query_string": b"",
+    }
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(1000)
+        return {}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            granted.append(message["status"])
+
+    async def all_at_once() -> None:
+        serve = application(page)
+        asking = [asyncio.ensure_future(serve(scope, receive, send)) for _ in range(STREAMS + 20)]
+        while len(granted) < len(asking):
+            await asyncio.sleep(0.01)
+        for one in asking:
+            one.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    asyncio.run(all_at_once())
+    assert (granted.count(200), granted.count(503), page.streams) == (STREAMS, 20, 0)
 
 
 def test_a_fraud_is_shown_within_two_seconds(page: Page, pipeline: Pipeline) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from kafka import KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from embedded import Cluster
-from embedded.pipeline import Pipeline
+from embedded.pipeline import ROOT, Pipeline
 from embedded.records import Record
 from embedded.service import Service, wait_until
 from harness import shares, transaction, wait_for_shares, wait_until_at_work
@@ -50,6 +51,16 @@ def test_a_hang_at_work(pipeline: Pipeline, hang: str, calls: tuple[str, ...]) -
     with start(pipeline, hang) as detector:
         assert detector.wait() == 1
         assert_it_says_where(detector, *calls)
+
+
+def test_a_hang_in_the_log() -> None:
+    """If nobody reads what it writes, it ends all the same."""
+    program = (
+        "from service.log import log, set_up_logging; from service.stopping import Stopping; set_up_logging('x');"
+        " Stopping().rearm(1); [log.error('x' * 1000) for _ in iter(int, 1)]"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) as hanging:
+        assert hanging.wait(120) == 1
 
 
 def test_a_client_that_reads_no_more(pipeline: Pipeline) -> None:
