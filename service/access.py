@@ -182,9 +182,8 @@ def _check_needed(given: Mapping[str, str], *names: str) -> None:
 def _check_files(given: Mapping[str, str]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in filter(given.get, ("KAFKA_SSL_CAFILE", *PAIR)):
-        shown = (
-            f"a path of {len(given[name])} characters" if name == PAIR[1] else repr(given[name])
-        )  # or the key itself
+        # What should be the path of the key's file may be the key.
+        shown = f"a path of {len(given[name])} characters" if name == PAIR[1] else repr(given[name])
         expected = "a certificate"
         try:
             if name == "KAFKA_SSL_KEYFILE":

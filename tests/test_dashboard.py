@@ -120,13 +120,8 @@ def number(page: Page, id: str) -> float:
 def test_so_many_streams_and_no_more() -> None:
     """Also if all are asked for at once; one that ends leaves its place to another."""
     page, granted = demo.page.Page("a broker"), list[int]()
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/events",
-        "headers": [(b"host", b"localhost")],
-        "query_string": b"",
-    }
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "GET", "path": "/events", "headers": headers, "query_string": b""}
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(1000)
